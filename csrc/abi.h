@@ -1,0 +1,69 @@
+// The C ABI: what a call passes. Every field has 8 bytes; recurra/ops/native.py packs them in this order.
+#pragma once
+
+#include <cstdint>
+
+namespace recurra {
+
+using i64 = std::int64_t;
+
+enum Gate : i64 {
+  kLinear,
+  kMinGruPositive,
+  kMinGruLinear,
+  kMinGruTanh,
+  kMinLstmPositive,
+  kMinLstmLinear,
+  kMinLstmTanh,
+  kMinLstmUnnormalizedPositive,
+  kMinLstmUnnormalizedLinear,
+  kMinLstmUnnormalizedTanh,
+};
+
+enum Dtype : i64 { kFloat32, kFloat64, kBfloat16, kComplex64, kComplex128 };
+
+// [batch, time, channels]; channels lie side by side, the strides count elements.
+struct View {
+  char* data;
+  i64 batch, time;
+};
+
+struct Scan {
+  i64 gate, dtype, reverse, threads, batch, time, width;
+  const std::uint8_t* reset;  // [batch, time] or null
+  const i64* lengths;         // [batch] or null
+  View x[3];                  // a and b, or the parts of the fused gates
+  View y;
+  void *h_0, *h_n;  // [batch, width] in the state's dtype
+  View dy;          // from here on: backward only
+  void* dh_n;
+  View dx[3];
+  void* dh_0;
+};
+
+struct Conv {
+  i64 dtype, threads, batch, time, width, taps;
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View x, y;
+  void *weight, *bias;        // [taps, width] and [width] or null, like the states in the state's dtype
+  void *state, *state_n;      // [batch, taps - 1, width]
+  View dy;                    // from here on: backward only
+  void* dstate_n;
+  View dx;
+  void *dweight, *dbias, *dstate;  // dweight [batch, taps, width], dbias [batch, width]: summed by the caller
+};
+
+struct Matvec {
+  i64 dtype, threads, rows, inputs, outputs;
+  void *x, *weight, *bias, *y;  // [rows, inputs], [outputs, inputs], [outputs] or null, [rows, outputs]
+};
+
+// What one instruction set's compilation offers.
+struct Kernels {
+  void (*scan)(const Scan&, bool forward);
+  void (*conv)(const Conv&, bool forward);
+  void (*matvec)(const Matvec&);
+};
+
+}  // namespace recurra

@@ -1,0 +1,66 @@
+// The exported functions, and the choice of the instruction set at run time.
+#include "abi.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace recurra {
+
+namespace portable {
+extern const Kernels kernels;
+}
+#if defined(RECURRA_X86)
+namespace x86_64_v2 {
+extern const Kernels kernels;
+}
+namespace x86_64_v3 {
+extern const Kernels kernels;
+}
+namespace x86_64_v4 {
+extern const Kernels kernels;
+}
+#endif
+
+namespace {
+
+const Kernels* const kTables[] = {
+    &portable::kernels,
+#if defined(RECURRA_X86)
+    &x86_64_v2::kernels,
+    &x86_64_v3::kernels,
+    &x86_64_v4::kernels,
+#endif
+};
+
+int best_level() {
+#if defined(RECURRA_X86)
+  __builtin_cpu_init();
+  // By feature: only recent compilers know the levels by name.
+  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) return 0;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) return 1;
+  const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  return v4 ? 3 : 2;
+#else
+  return 0;
+#endif
+}
+
+int current = best_level();
+
+}  // namespace
+}  // namespace recurra
+
+// Use this level, or the best one below it that the machine runs; a negative level changes nothing.
+// Returns the level in use.
+EXPORT int recurra_select(int level) {
+  const int best = recurra::best_level();
+  if (level >= 0) recurra::current = level < best ? level : best;
+  return recurra::current;
+}
+
+EXPORT void recurra_scan_forward(const recurra::Scan* s) { recurra::kTables[recurra::current]->scan(*s, true); }
+EXPORT void recurra_scan_backward(const recurra::Scan* s) { recurra::kTables[recurra::current]->scan(*s, false); }
+EXPORT void recurra_conv_forward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, true); }
+EXPORT void recurra_conv_backward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, false); }
+EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }

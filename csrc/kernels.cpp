@@ -1,0 +1,11 @@
+// All kernels for one instruction set. Compiled once for each, with RECURRA_LEVEL naming the namespace.
+#include "conv.h"
+#include "linear.h"
+#include "matvec.h"
+
+namespace recurra::RECURRA_LEVEL {
+
+extern const Kernels kernels;
+const Kernels kernels = {scan, conv, matvec};
+
+}  // namespace recurra::RECURRA_LEVEL

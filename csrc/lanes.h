@@ -1,0 +1,274 @@
+// Vectors of one register's width, and the elementary functions that gates are made of.
+//
+// Everything here lives in a namespace of its own for each instruction set (RECURRA_LEVEL), so that the
+// linker never merges code compiled for different machines.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace recurra::RECURRA_LEVEL {
+
+using i64 = std::int64_t;
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+template <class T, int bytes = kVectorBytes>
+struct VecOf {
+  typedef T type __attribute__((vector_size(bytes)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class To, class From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// ------------------------------------------------------------------------------------ elementary functions
+
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+  using Int = std::int32_t;
+  static constexpr int mantissa = 23, bias = 127, terms = 7;
+  // ln 2 in two parts: the first has trailing zeros, so that n * high is exact.
+  static constexpr float high = 0.693359375f, low = -2.12194440e-4f;
+  static constexpr float least = -87.0f, most = 88.0f;
+};
+
+template <>
+struct Format<double> {
+  using Int = std::int64_t;
+  static constexpr int mantissa = 52, bias = 1023, terms = 13;
+  static constexpr double high = 6.93145751953125e-1, low = 1.42860682030941723212e-6;
+  static constexpr double least = -708.0, most = 709.0;
+};
+
+template <class T>
+struct Exponential {
+  Vec<T> rest, scale;  // exp(x) = scale * (1 + rest)
+};
+
+// x = n ln 2 + f with |f| <= ln 2 / 2; Taylor's series of e^f - 1 ends below half an ulp. Beyond the range
+// of normal numbers the result stays at its ends; NaN stays NaN.
+template <class T>
+inline Exponential<T> exponential(Vec<T> x) {
+  using F = Format<T>;
+  using Int = typename F::Int;
+  x = x < F::least ? Vec<T>{} + F::least : x;
+  x = x > F::most ? Vec<T>{} + F::most : x;
+  constexpr T magic = T(1.5) * T(Int(1) << F::mantissa);  // adding it rounds to an integer
+  const Vec<T> shifted = x * T(1.44269504088896340736) + magic;
+  const Vec<T> n = shifted - magic;
+  const Vec<T> f = (x - n * F::high) - n * F::low;
+  T inverse[F::terms + 1] = {1, 1};
+  for (int k = 2; k <= F::terms; ++k) inverse[k] = inverse[k - 1] / T(k);
+  Vec<T> sum = Vec<T>{} + inverse[F::terms];
+  for (int k = F::terms - 1; k >= 2; --k) sum = sum * f + inverse[k];
+  const auto integer = bit_cast<Vec<Int>>(shifted) - bit_cast<Int>(magic) + F::bias;
+  return {sum * (f * f) + f, bit_cast<Vec<T>>(integer << F::mantissa)};
+}
+
+template <class T>
+inline Vec<T> exp(Vec<T> x) {
+  const auto e = exponential<T>(x);
+  return e.scale * e.rest + e.scale;
+}
+
+template <class V>
+inline V abs(V x) {
+  return x < 0 ? -x : x;
+}
+
+// The two halves of sigmoid(k): its value and 1 - value, each to its own last bit.
+template <class T>
+struct Sigmoid {
+  Vec<T> value, rest;
+  explicit Sigmoid(Vec<T> k) {
+    const Vec<T> e = exp<T>(-abs(k)), larger = 1 / (1 + e), smaller = e * larger;
+    value = k < 0 ? smaller : larger;
+    rest = k < 0 ? larger : smaller;
+  }
+};
+
+// From e^2|x| - 1, which loses nothing near zero.
+template <class T>
+inline Vec<T> tanh(Vec<T> x) {
+  Vec<T> twice = 2 * abs(x);
+  twice = twice > 40 ? Vec<T>{} + 40 : twice;
+  const auto e = exponential<T>(twice);
+  const Vec<T> minus_one = e.scale * e.rest + (e.scale - 1), y = minus_one / (minus_one + 2);
+  return x < 0 ? -y : y;
+}
+
+// ------------------------------------------------------------------------------------ memory
+
+struct bf16 {
+  std::uint16_t bits;
+};
+
+// How elements lie in memory (Element), and how one register of them is computed with (V).
+template <class S>
+struct Real {
+  using Element = S;
+  using T = S;
+  using V = Vec<T>;
+  using State = Real<S>;
+  static constexpr int lanes = kLanes<T>;
+  static V load(const Element* p) {
+    V v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static void store(Element* p, V v) { std::memcpy(p, &v, sizeof v); }
+};
+
+template <>
+struct Real<bf16> {
+  using Element = bf16;
+  using T = float;
+  using V = Vec<T>;
+  using State = Real<float>;
+  static constexpr int lanes = kLanes<T>;
+  using Half = VecOf<std::uint16_t, kVectorBytes / 2>::type;
+  using Word = Vec<std::uint32_t>;
+  static V load(const Element* p) {
+    Half half;
+    std::memcpy(&half, p, sizeof half);
+    return bit_cast<V>(__builtin_convertvector(half, Word) << 16);
+  }
+  static void store(Element* p, V v) {  // to nearest, ties to even
+    const Word bits = bit_cast<Word>(v), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Half half = __builtin_convertvector(v != v ? Word{} + 0x7fc0 : rounded, Half);
+    std::memcpy(p, &half, sizeof half);
+  }
+};
+
+template <class T>
+struct ComplexVec {
+  Vec<T> re, im;
+  ComplexVec& operator+=(const ComplexVec& o) { return re += o.re, im += o.im, *this; }
+};
+template <class T>
+inline ComplexVec<T> operator+(ComplexVec<T> a, ComplexVec<T> b) {
+  return {a.re + b.re, a.im + b.im};
+}
+template <class T>
+inline ComplexVec<T> operator*(ComplexVec<T> a, ComplexVec<T> b) {
+  return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
+template <class T>
+inline ComplexVec<T> conj(ComplexVec<T> a) {
+  return {a.re, -a.im};
+}
+template <class V>
+inline V conj(V a) {
+  return a;
+}
+
+template <class S>
+struct Complex {
+  struct Element {
+    S re, im;
+  };
+  using T = S;
+  using V = ComplexVec<T>;
+  using State = Complex<S>;
+  static constexpr int lanes = kLanes<T>;
+  static V load(const Element* p) {
+    V v;
+    for (int i = 0; i < lanes; ++i) v.re[i] = p[i].re, v.im[i] = p[i].im;
+    return v;
+  }
+  static void store(Element* p, V v) {
+    for (int i = 0; i < lanes; ++i) p[i] = {v.re[i], v.im[i]};
+  }
+};
+
+// A whole register of channels, or the first few of one: the same arithmetic, so the same bits.
+struct Whole {};
+struct Part {
+  i64 count;
+};
+
+template <class P>
+inline typename P::V load(const typename P::Element* p, Whole) {
+  return P::load(p);
+}
+template <class P>
+inline typename P::V load(const typename P::Element* p, Part part) {
+  typename P::Element buffer[P::lanes] = {};
+  for (i64 i = 0; i < part.count; ++i) buffer[i] = p[i];
+  return P::load(buffer);
+}
+template <class P>
+inline void store(typename P::Element* p, typename P::V v, Whole) {
+  P::store(p, v);
+}
+template <class P>
+inline void store(typename P::Element* p, typename P::V v, Part part) {
+  typename P::Element buffer[P::lanes];
+  P::store(buffer, v);
+  for (i64 i = 0; i < part.count; ++i) p[i] = buffer[i];
+}
+
+// f(index of the register, offset of its first channel, Whole or Part) over `width` channels.
+template <class P, class F>
+inline void each_register(i64 width, F f) {
+  const i64 whole = width / P::lanes;
+  for (i64 v = 0; v < whole; ++v) f(v, v * P::lanes, Whole{});
+  if (width % P::lanes) f(whole, whole * P::lanes, Part{width % P::lanes});
+}
+
+// ------------------------------------------------------------------------------------ work
+
+template <class A>
+inline A least(A a, A b) {
+  return b < a ? b : a;
+}
+template <class A>
+inline A most(A a, A b) {
+  return a < b ? b : a;
+}
+
+template <class F>
+inline void parallel(i64 tasks, i64 threads, F f) {
+  if (threads == 1 || tasks == 1) {
+    for (i64 i = 0; i < tasks; ++i) f(i);
+    return;
+  }
+#pragma omp parallel for num_threads(int(threads)) schedule(dynamic, 1)
+  for (i64 i = 0; i < tasks; ++i) f(i);
+}
+
+// Rows of the batch times strips of channels: f(row, first channel, channels). Strips are as wide as a
+// strip's state allows, so that memory is read in order, and narrower only where rows are too few to
+// keep the threads busy. No result depends on the cut: channels never meet.
+template <class P, int kRegisters, class F>
+inline void each_strip(i64 batch, i64 width, i64 threads, F f) {
+  const i64 registers = (width + P::lanes - 1) / P::lanes;
+  const i64 wanted = threads == 1 ? 1 : (4 * threads + batch - 1) / batch;
+  const i64 strip = most<i64>(1, least<i64>(kRegisters, (registers + wanted - 1) / wanted)) * P::lanes;
+  const i64 strips = (width + strip - 1) / strip;
+  parallel(batch * strips, threads, [&](i64 task) {
+    const i64 first = task % strips * strip;
+    f(task / strips, first, least(strip, width - first));
+  });
+}
+
+}  // namespace recurra::RECURRA_LEVEL

@@ -1,0 +1,12 @@
+"""Recurrences by their equation, and the few other ops with time in them. No parameters here.
+
+y, state = op(inputs..., state=None, reset=None, lengths=None), inputs [B, T, ...].
+"""
+
+from recurra.ops.causal_conv import causal_conv
+from recurra.ops.gated import mingru, minlstm
+from recurra.ops.linear import linear
+from recurra.ops.project import project
+from recurra.ops.token_shift import token_shift
+
+__all__ = ["causal_conv", "linear", "mingru", "minlstm", "project", "token_shift"]

@@ -1,0 +1,184 @@
+"""Causal depthwise convolution over time, with state, reset and lengths.
+
+The short filter in front of minRNN, Mamba and xLSTM blocks. torch's conv1d of width 4 costs as much as
+the input's matrix product; read and written once, it is almost free.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurra.ops import native
+from recurra.ops.linear import state_dtype
+from recurra.ops.masks import check, living, widen
+from recurra.ops.registry import define, pullback, transforms_active
+from recurra.state import ConvState
+
+__all__ = ["causal_conv", "causal_conv_step"]
+
+
+def causal_conv_step(
+    x: Tensor, state: ConvState, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, ConvState]:
+    """y_t = bias + sum_j w_j x_{t-K+1+j}: the definition. x [B, D], weight [D, K], state.x [B, K-1, D]."""
+    seen = torch.cat([state.x, x[:, None].to(state.x.dtype)], 1)
+    y = torch.einsum("bkd,dk->bd", seen, weight.to(seen.dtype))
+    y = y if bias is None else y + bias
+    return y.to(x.dtype), ConvState(seen[:, 1:])
+
+
+def conv_open(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Plain torch on any device: K shifted products. Differentiable any number of times."""
+    time, history = x.shape[1], weight.shape[1] - 1
+    seen = torch.cat([state, x.to(state.dtype)], 1)
+    alive = living(lengths, time)
+    # Steps between the same two cuts have one number; the state belongs to what comes before the first.
+    cut = torch.zeros_like(seen[..., 0], dtype=torch.int64)
+    if reset is not None:
+        cut[:, history:] = reset if alive is None else reset & alive
+    segment = cut.cumsum(1)
+
+    def tap(j: int) -> Tensor:
+        same = segment[:, j : j + time] == segment[:, history:]
+        return torch.where(widen(same, x), seen[:, j : j + time], 0) * weight[:, j].to(seen.dtype)
+
+    y = sum((tap(j) for j in range(history)), tap(history))
+    y = y if bias is None else y + bias.to(y.dtype)
+    if alive is not None:
+        y = y.masked_fill(~widen(alive, y), 0)
+    ends = torch.full_like(cut[:, 0], time) if lengths is None else lengths
+    index = ends[:, None] + torch.arange(history, device=x.device)
+    same = segment.gather(1, index) == segment.gather(1, (ends[:, None] + history - 1).clamp(min=0))
+    kept = seen.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+    return y.to(x.dtype), torch.where(widen(same, kept), kept, 0)
+
+
+def conv_native(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The C++ loop. Raises RuntimeError where the native library is missing or can't take the input."""
+    return native.conv(x, weight, bias, state, reset, lengths)
+
+
+def _cpu_backward(
+    dy: Tensor,
+    dstate_n: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return native.conv_backward(dy, dstate_n, x, weight, state, reset, lengths)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, weight, bias, state, reset, lengths = inputs
+    ctx.save_for_backward(x, weight, state, reset, lengths)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx: Any, dy: Tensor, dstate_n: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dweight, dbias, dstate = BACKWARD(dy, dstate_n, *ctx.saved_tensors)
+    return dx, dweight, None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype), dstate, None, None
+
+
+def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_twice(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, reset, lengths = ctx.saved_tensors
+
+    def first(dy: Tensor, dstate_n: Tensor, x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        dx, dweight, dstate = pullback(
+            lambda x, w, s: conv_open(x, w, None, s, reset, lengths), (x, weight, state), (dy, dstate_n)
+        )
+        alive = living(lengths, dy.shape[1])
+        rows = dy if alive is None else dy * widen(alive, dy)
+        return dx, dweight, rows.sum((0, 1)).to(weight.dtype), dstate
+
+    return (*pullback(first, tuple(inputs), cotangents), None, None)
+
+
+_MASKS = "Tensor? reset, Tensor? lengths"
+OP = define(
+    f"causal_conv(Tensor x, Tensor weight, Tensor? bias, Tensor state, {_MASKS}) -> (Tensor, Tensor)",
+    fake=lambda x, weight, bias, state, *_: (native.empty_rows(x, x.shape[2]), torch.empty_like(state)),
+    setup=_setup,
+    backward=_backward,
+    cpu=conv_native,
+)
+BACKWARD = define(
+    f"causal_conv_backward(Tensor dy, Tensor dstate_n, Tensor x, Tensor weight, Tensor state, {_MASKS})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=lambda dy, dstate_n, x, weight, state, *_: (
+        torch.empty_like(x),
+        torch.empty_like(weight),
+        weight.new_empty(weight.shape[0]),
+        torch.empty_like(state),
+    ),
+    setup=_setup_twice,
+    backward=_backward_twice,
+    cpu=_cpu_backward,
+)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if x.ndim != 3 or not x.is_floating_point():
+        raise ValueError(f"x must be floating point [batch, time, width], got {x.dtype} {list(x.shape)}")
+    width = x.shape[2]
+    if weight.ndim != 2 or weight.shape[0] != width or not weight.shape[1]:
+        raise ValueError(f"weight must be [width, taps] = [{width}, >= 1], got {list(weight.shape)}")
+    if bias is not None and tuple(bias.shape) != (width,):
+        raise ValueError(f"bias must be [width] = [{width}], got {list(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
+
+
+def _start(state: ConvState | None, x: Tensor, taps: int) -> Tensor:
+    shape, dtype = (x.shape[0], taps - 1, x.shape[2]), state_dtype(x.dtype)
+    if state is None:
+        return x.new_zeros(shape, dtype=dtype)
+    if tuple(state.x.shape) != shape or state.x.device != x.device:
+        got = f"{list(state.x.shape)} on {state.x.device}"
+        raise ValueError(f"state must be [batch, taps - 1, width] = {list(shape)} on {x.device}, got {got}")
+    return state.x.to(dtype)
+
+
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    state: ConvState | None = None,
+    reset: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, ConvState]:
+    """y_t = bias + sum_{j<K} w_j x_{t-K+1+j}, each channel by itself; weight[:, K-1] meets x_t.
+
+    x [B, T, D]; weight [D, K]; bias [D]; state.x [B, K-1, D], the inputs before x_0, zeros where None;
+    reset, lengths as in `ops.masks`: no tap reaches across a reset. Returns y [B, T, D] and the last
+    K-1 inputs of each row. Raises ValueError that names the argument for a wrong shape or device.
+    """
+    _check(x, weight, bias)
+    reset, lengths = check(x.shape[0], x.shape[1], x.device, reset, lengths)
+    fused = weight.shape[1] <= native.MAX_TAPS and native.takes(x) and not transforms_active()
+    form = OP if fused else conv_open
+    y, state_n = form(x, weight, bias, _start(state, x, weight.shape[1]), reset, lengths)
+    return y, ConvState(state_n)

@@ -1,0 +1,278 @@
+"""The C++ kernels: finding the library, choosing the instruction set, calling it.
+
+The library has a plain C ABI and knows neither Python nor torch. Every call passes one record of
+8-byte fields (csrc/abi.h names them in the same order) packed by `struct`: the cheapest call there is.
+"""
+
+import ctypes
+import importlib.util
+import os
+import struct
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEVELS = ("portable", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.complex64: 3, torch.complex128: 4}
+# The order is that of the `Gate` enumeration in csrc/abi.h.
+GATES = {
+    "linear": 0,
+    "mingru_positive": 1,
+    "mingru_linear": 2,
+    "mingru_tanh": 3,
+    "minlstm_positive": 4,
+    "minlstm_linear": 5,
+    "minlstm_tanh": 6,
+    "minlstm_unnormalized_positive": 7,
+    "minlstm_unnormalized_linear": 8,
+    "minlstm_unnormalized_tanh": 9,
+}
+_SCAN = struct.Struct("37q")
+_CONV = struct.Struct("28q")
+_MATVEC = struct.Struct("9q")
+# Below this many outputs a second thread costs more than it saves.
+_PARALLEL = 1 << 14
+
+_forked = False
+
+
+def _after_fork() -> None:
+    # libgomp's threads do not survive a fork, and waiting for them would never end.
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """The library, and why it is missing where it is."""
+    wanted = os.environ.get("RECURRA_ISA", "")
+    if wanted == "none":
+        return None, "switched off by RECURRA_ISA=none"
+    if wanted and wanted not in LEVELS:
+        raise ValueError(f"RECURRA_ISA must be none or one of {', '.join(LEVELS)}, got {wanted!r}")
+    spec = importlib.util.find_spec("recurra._kernels")
+    if spec is None or spec.origin is None:
+        return None, "not built: no C++ compiler at install time"
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError as e:
+        return None, f"{spec.origin} does not load: {e}"
+    for name in ("scan_forward", "scan_backward", "conv_forward", "conv_backward", "matvec"):
+        call = getattr(library, f"recurra_{name}")
+        call.argtypes, call.restype = [ctypes.c_char_p], None
+    library.recurra_select.argtypes, library.recurra_select.restype = [ctypes.c_int], ctypes.c_int
+    library.recurra_select(LEVELS.index(wanted) if wanted else len(LEVELS) - 1)
+    return library, ""
+
+
+def select(level: str) -> str:
+    """Use the kernels of this level, or of the best one below that this machine runs; returns which."""
+    library, why = _library()
+    if library is None:
+        raise RuntimeError(f"recurra has no native kernels: {why}")
+    return LEVELS[library.recurra_select(LEVELS.index(level))]
+
+
+def level() -> str:
+    """The level in use, or why there is none."""
+    library, why = _library()
+    return LEVELS[library.recurra_select(-1)] if library else f"none ({why})"
+
+
+@cache
+def available() -> bool:
+    """True where the library is loaded; warns once where it is not."""
+    library, why = _library()
+    if library is None:
+        warnings.warn(f"recurra runs without its native kernels, in plain torch: {why}", stacklevel=2)
+    return library is not None
+
+
+def takes(*tensors: Tensor) -> bool:
+    """True if the kernels can take these tensors: on the CPU, of one known dtype."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in DTYPES and all(x.device.type == "cpu" and x.dtype == dtype for x in tensors) and available()
+    )
+
+
+def _require(*tensors: Tensor) -> ctypes.CDLL:
+    library, why = _library()
+    if library is None:
+        raise RuntimeError(f"recurra has no native kernels: {why}")
+    if not takes(*tensors):
+        got = ", ".join(f"{x.dtype} on {x.device}" for x in tensors)
+        raise RuntimeError(f"the native kernels take CPU tensors of one dtype of {list(DTYPES)}, got {got}")
+    return library
+
+
+def _threads(outputs: int) -> int:
+    return 1 if outputs < _PARALLEL or _forked else torch.get_num_threads()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, T, ...] as [B, T, D] with neighbouring channels side by side in memory."""
+    x = x if x.ndim == 3 else x.reshape(x.shape[0], x.shape[1], -1)
+    x = x.resolve_conj() if x.is_complex() else x
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def _view(x: Tensor) -> tuple[int, int, int]:
+    return x.data_ptr(), x.stride(0), x.stride(1)
+
+
+def _views(xs: tuple[Tensor, ...], width: int) -> list[int]:
+    """Three views; one tensor of fused gates gives one view for each of its parts."""
+    views = [_view(x) for x in xs]
+    if len(xs) == 1:
+        p, b, t = views[0]
+        size = xs[0].element_size() * width
+        views = [(p + i * size, b, t) for i in range(xs[0].shape[2] // width)]
+    flat = [field for view in views for field in view]
+    return flat + [0] * (9 - len(flat))
+
+
+def time_major(x: Tensor) -> bool:
+    """True for a [B, T, ...] view of memory laid out [T, B, ...]."""
+    return x.shape[0] > 1 and x.stride(0) < x.stride(1)
+
+
+def empty_rows(x: Tensor, width: int) -> Tensor:
+    """Uninitialised [B, T, width] in the memory order of x."""
+    batch, time = x.shape[:2]
+    if time_major(x):
+        return x.new_empty(time, batch, width).transpose(0, 1)
+    return x.new_empty(batch, time, width)
+
+
+def _pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def scan(
+    gate: str,
+    inputs: tuple[Tensor, ...],
+    h_0: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """(y, h_n) of a gated linear recurrence. inputs: a and b, or one tensor of fused gates."""
+    library = _require(*inputs)
+    xs, h_0 = tuple(_rows(x) for x in inputs), h_0.contiguous()
+    batch, time = xs[0].shape[:2]
+    width = h_0.numel() // max(batch, 1)
+    y = torch.empty_like(inputs[1]) if len(inputs) == 2 else empty_rows(xs[0], width)
+    if not y.numel():
+        return y, h_0.clone()
+    h_n = torch.empty_like(h_0)
+    rows = _rows(y)
+    fields = (GATES[gate], DTYPES[y.dtype], reverse, _threads(y.numel()), batch, time, width)
+    masks = (_pointer(reset), _pointer(lengths))
+    record = _SCAN.pack(
+        *fields, *masks, *_views(xs, width), *_view(rows), h_0.data_ptr(), h_n.data_ptr(), *(0,) * 14
+    )
+    library.recurra_scan_forward(record)
+    return y if rows.data_ptr() == y.data_ptr() else y.copy_(rows.view_as(y)), h_n
+
+
+def scan_backward(
+    gate: str,
+    dy: Tensor,
+    dh_n: Tensor,
+    inputs: tuple[Tensor, ...],
+    h_0: Tensor,
+    y: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Gradients of every input and of h_0, from those of y and h_n."""
+    library = _require(*inputs, y)
+    xs, h_0, dh_n = tuple(_rows(x) for x in inputs), h_0.contiguous(), dh_n.to(h_0.dtype).contiguous()
+    batch, time = xs[0].shape[:2]
+    width = h_0.numel() // max(batch, 1)
+    dxs = tuple(torch.empty_like(x) for x in xs)
+    shaped = tuple(dx.view_as(x) if dx.shape != x.shape else dx for dx, x in zip(dxs, inputs, strict=True))
+    if not y.numel():
+        return shaped, dh_n.clone()
+    dh_0, y, dy = torch.empty_like(h_0), _rows(y), _rows(dy.to(y.dtype))
+    fields = (GATES[gate], DTYPES[y.dtype], reverse, _threads(y.numel()), batch, time, width)
+    masks = (_pointer(reset), _pointer(lengths))
+    states = (h_0.data_ptr(), 0, *_view(dy), dh_n.data_ptr())
+    record = _SCAN.pack(
+        *fields, *masks, *_views(xs, width), *_view(y), *states, *_views(dxs, width), dh_0.data_ptr()
+    )
+    library.recurra_scan_backward(record)
+    return shaped, dh_0
+
+
+MAX_TAPS = 16  # kMaxTaps in csrc/conv.h
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(y, state_n) of the causal depthwise convolution; weight [D, K], state [B, K-1, D] in its dtype."""
+    library = _require(x)
+    x, state = _rows(x), state.contiguous()
+    y, state_n = empty_rows(x, x.shape[2]), torch.empty_like(state)
+    if not y.numel():
+        return y, state.clone()
+    taps = weight.to(state.dtype).t().contiguous()
+    bias = None if bias is None else bias.to(state.dtype).contiguous()
+    fields = (DTYPES[x.dtype], _threads(y.numel()), *x.shape, weight.shape[1])
+    masks = (_pointer(reset), _pointer(lengths))
+    tensors = (taps.data_ptr(), _pointer(bias), state.data_ptr(), state_n.data_ptr())
+    library.recurra_conv_forward(_CONV.pack(*fields, *masks, *_view(x), *_view(y), *tensors, *(0,) * 10))
+    return y, state_n
+
+
+def conv_backward(
+    dy: Tensor,
+    dstate_n: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and state."""
+    library = _require(x)
+    x, dy, state = _rows(x), _rows(dy.to(x.dtype)), state.contiguous()
+    dx, dstate = torch.empty_like(x), torch.empty_like(state)
+    batch, _, width = x.shape
+    taps = weight.to(state.dtype).t().contiguous()
+    if not x.numel():
+        return dx, torch.zeros_like(weight), weight.new_zeros(width), dstate_n.clone()
+    dweight, dbias = state.new_empty(batch, *taps.shape), state.new_empty(batch, width)
+    fields = (DTYPES[x.dtype], _threads(x.numel()), *x.shape, weight.shape[1])
+    masks = (_pointer(reset), _pointer(lengths))
+    dstate_n = dstate_n.to(state.dtype).contiguous()
+    tensors = (taps.data_ptr(), 0, state.data_ptr(), 0, *_view(dy), dstate_n.data_ptr(), *_view(dx))
+    grads = (dweight.data_ptr(), dbias.data_ptr(), dstate.data_ptr())
+    library.recurra_conv_backward(_CONV.pack(*fields, *masks, *_view(x), 0, 0, 0, *tensors, *grads))
+    return dx, dweight.sum(0).t().to(weight.dtype), dbias.sum(0).to(weight.dtype), dstate
+
+
+def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + bias for few rows; x [rows, I] and weight [O, I] contiguous, one dtype."""
+    library = _require(x, weight)
+    (rows, inputs), outputs = x.shape, weight.shape[0]
+    y = x.new_empty(rows, outputs)
+    threads = _threads(weight.numel() // 8)
+    pointers = (x.data_ptr(), weight.data_ptr(), _pointer(bias), y.data_ptr())
+    library.recurra_matvec(_MATVEC.pack(DTYPES[x.dtype], threads, rows, inputs, outputs, *pointers))
+    return y

@@ -1,0 +1,61 @@
+"""How an op of this library is made known to PyTorch: its schema, its shapes, its derivative.
+
+The dispatcher chooses the kernel. A derivative registered on an op serves autograd and compile, but
+neither torch.func nor forward-mode AD, where it would be silently zero: while those are active, the
+callers of `transforms_active` take a form that they can see through.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+LIBRARY = torch.library.Library("recurra", "DEF")
+
+
+def transforms_active() -> bool:
+    """True inside torch.func transforms and forward-mode AD (not while compiling)."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def define(
+    schema: str,
+    *,
+    fake: Callable[..., Any],
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+    cpu: Callable[..., Any],
+    other: Callable[..., Any] | None = None,
+) -> Any:
+    """Register one op and return it. `other` serves every device but the CPU, None: CPU alone."""
+    name = schema.split("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, cpu, "CPU")
+    if other is not None:
+        LIBRARY.impl(name, other, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"recurra::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd(f"recurra::{name}", backward, setup_context=setup, lib=LIBRARY)
+    return getattr(torch.ops.recurra, name).default
+
+
+def pullback(f: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: Any) -> tuple[Tensor, ...]:
+    """Gradients of f at `inputs`, themselves differentiable: the second derivative of fused ops."""
+    _, pull = torch.func.vjp(f, *inputs)
+    return pull(cotangents)
+
+
+def fold_batch(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[list[Any], Callable[[Tensor], Tensor]]:
+    """vmap for ops whose tensors are all batch first: the mapped axis joins the batch axis."""
+
+    def fold(x: Any, dim: int | None) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        return x.flatten(0, 1)
+
+    folded = [fold(x, d) for x, d in zip(args, in_dims, strict=True)]
+    return folded, lambda y: y.unflatten(0, (info.batch_size, -1))

@@ -1,0 +1,144 @@
+"""The states that recurrences carry, and what one can do with them.
+
+A state is a tensor or any nesting of tuples, lists and the NamedTuples below, batch first. It is an
+argument and a result of every op, layer, block and model, and never a module attribute.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = [
+    "ConvState",
+    "LinearState",
+    "ShiftState",
+    "concatenate",
+    "detach",
+    "load",
+    "save",
+    "select",
+    "to",
+]
+
+S = TypeVar("S")
+
+
+class LinearState(NamedTuple):
+    """State of h_t = a_t h_{t-1} + b_t: the last h, [B, ...], at least fp32."""
+
+    h: Tensor
+
+
+class ConvState(NamedTuple):
+    """State of a causal convolution of width K: the last K - 1 inputs, oldest first, [B, K-1, D]."""
+
+    x: Tensor
+
+
+class ShiftState(NamedTuple):
+    """State of the token shift: the last input, [B, D]."""
+
+    x: Tensor
+
+
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (LinearState, ConvState, ShiftState)}
+
+
+def _rebuild(like: Any, parts: list[Any]) -> Any:
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+
+
+def _map(f: Callable[..., Tensor], *states: Any) -> Any:
+    first = states[0]
+    if isinstance(first, Tensor):
+        return f(*states)
+    if not isinstance(first, tuple | list):
+        raise TypeError(f"state must be made of tensors, tuples and lists, got {type(first).__name__}")
+    if any(type(s) is not type(first) or len(s) != len(first) for s in states):
+        raise ValueError("states differ in structure")
+    return _rebuild(first, [_map(f, *parts) for parts in zip(*states, strict=True)])
+
+
+def detach(state: S) -> S:
+    """The same state cut from the graph that made it (truncated back-propagation through time)."""
+    return _map(Tensor.detach, state)
+
+
+def to(state: S, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> S:
+    """The same state on another device or in another dtype."""
+    return _map(lambda x: x.to(device=device, dtype=dtype), state)
+
+
+def select(state: S, rows: Tensor | Sequence[int] | slice, dim: int = 0) -> S:
+    """Rows of the batch, in the order given; `dim=1` for the [layers, B, H] layout of torch.nn.
+
+    Raises IndexError for a row that is not there.
+    """
+
+    def pick(x: Tensor) -> Tensor:
+        if isinstance(rows, slice):
+            index = torch.arange(x.shape[dim], device=x.device)[rows]
+        else:
+            index = torch.as_tensor(rows, device=x.device)
+            index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
+        return x.index_select(dim, index)
+
+    return _map(pick, state)
+
+
+def concatenate(states: Sequence[S], dim: int = 0) -> S:
+    """One state of all the rows, in order. Raises ValueError where the structures differ."""
+    if not states:
+        raise ValueError("states must hold at least one state")
+    return _map(lambda *xs: torch.cat(xs, dim), *states)
+
+
+def _describe(state: Any, tensors: list[Tensor]) -> Any:
+    if isinstance(state, Tensor):
+        tensors.append(state)
+        return len(tensors) - 1
+    kind = type(state).__name__
+    if kind not in KINDS and type(state) not in (tuple, list):
+        raise TypeError(f"state holds a {kind}, which can't be saved; known are {', '.join(KINDS)}")
+    return {"kind": kind, "parts": [_describe(part, tensors) for part in state]}
+
+
+def _restore(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, int):
+        return tensors[str(tree)]
+    parts = [_restore(part, tensors) for part in tree["parts"]]
+    if tree["kind"] in KINDS:
+        return KINDS[tree["kind"]](*parts)
+    return {"tuple": tuple, "list": list}[tree["kind"]](parts)
+
+
+def save(state: Any, path: str | os.PathLike[str]) -> None:
+    """Write a state to one safetensors file: whole or not at all, also when killed meanwhile."""
+    path = Path(path)
+    tensors: list[Tensor] = []
+    tree = json.dumps(_describe(state, tensors))
+    named = {str(i): x.detach().cpu().contiguous().clone() for i, x in enumerate(tensors)}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        save_file(named, draft, metadata={"recurra_state": tree})
+        with draft.open("rb") as f:
+            os.fsync(f.fileno())
+        draft.replace(path)
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Any:
+    """Read what `save` wrote. Raises ValueError, naming the file, where it holds anything else."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as f:
+            tree = json.loads((f.metadata() or {})["recurra_state"])
+            return _restore(tree, {name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{os.fspath(path)} is not a recurra state file: {e}") from e
