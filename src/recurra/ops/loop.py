@@ -32,12 +32,14 @@ def unroll(
         return type(state)(*parts)
 
     zero = type(state)(*[torch.zeros_like(s) for s in state])
+    # unbind, not x[:, t]: the gradient of an index is a tensor of full length, at every step.
+    steps = list(zip(*(x.unbind(1) for x in inputs), strict=True))
     ys: list[Tensor] = []
     for t in reversed(range(time)) if reverse else range(time):
         before = state if cut is None else where(cut[:, t], zero, state)
-        y, after = step(*(x[:, t] for x in inputs), before)
+        y, after = step(*steps[t], before)
         if alive is not None:
-            y, after = y * widen(alive[:, t], y), where(alive[:, t], after, state)
+            y, after = y.masked_fill(~widen(alive[:, t], y), 0), where(alive[:, t], after, state)
         ys.append(y)
         state = after
     return torch.stack(ys[::-1] if reverse else ys, 1), state
