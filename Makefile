@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench build wheel
+
+demo: build ## minGRU beside nn.GRU on Python's own source, a minute each
+	$(BIN)/python examples/char_lm.py
+
+# What is tested must be the kernels, compiled without a warning.
+test: export RECURRA_REQUIRE_NATIVE = 1
+test: export SKBUILD_CMAKE_DEFINE = RECURRA_STRICT=ON
+test: lint build ## all but the slow tests
+	$(BIN)/pytest -n 2 -m "not slow"
+
+lint: .venv/tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: build
+	$(BIN)/recurra bench layers
+
+build: .venv/recurra ## the environment and the kernels; compiles what changed
+
+wheel: .venv/tools ## what a release uploads, in dist/
+	RECURRA_REQUIRE_NATIVE=1 $(BIN)/python -m build --no-isolation
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist dist/*-linux_*.whl
+
+.venv/tools: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --requirement requirements.txt
+	touch $@
+
+.venv/recurra: .venv/tools pyproject.toml CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp)
+	$(BIN)/python -m pip install -qq --no-build-isolation --no-deps --editable .
+	touch $@
