@@ -1,0 +1,11 @@
+"""Recurrent sequence models that train in parallel over time and run in constant memory."""
+
+from importlib.metadata import version
+
+from recurra import ops, state
+from recurra.config import show_config
+from recurra.layers.recurrent import MinGRU, MinLSTM
+
+__version__ = version("recurra")
+
+__all__ = ["MinGRU", "MinLSTM", "__version__", "ops", "show_config", "state"]

@@ -1,0 +1,70 @@
+"""minLSTM: one layer, one direction."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recurra.layers.linear_layer import LinearLayer
+from recurra.ops.gated import minlstm, minlstm_gates
+from recurra.state import LinearState
+
+__all__ = ["MinLSTMLayer"]
+
+
+class MinLSTMLayer(LinearLayer):
+    """h_t = f'_t h_{t-1} + i'_t g(k_t), f_t = sigmoid(W_f x_t + b_f), i_t = sigmoid(W_i x_t + b_i).
+
+    "Were RNNs All We Needed?" (arXiv 2410.01201, section 3.2; g: appendix B). normalized:
+    f' = f/(f+i), i' = i/(f+i), so that h stays within its candidates; else f' = f, i' = i, and it can
+    grow. weight_ih [3H, I] = [W_k | W_f | W_i]; forget_bias is added to b_f. The rest as `MinGRULayer`.
+    """
+
+    PARTS: ClassVar[int] = 3
+    FORGET_SIGN: ClassVar[int] = 1
+
+    def __init__(  # noqa: PLR0913 - the signature of torch.nn, and what the paper adds
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        candidate: str = "positive",
+        normalized: bool = True,
+        forget_bias: float = 0.0,
+        learned_state: bool = False,
+        reverse: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            bias=bias,
+            candidate=candidate,
+            forget_bias=forget_bias,
+            learned_state=learned_state,
+            reverse=reverse,
+            device=device,
+            dtype=dtype,
+        )
+        self.normalized = normalized
+
+    def gates(self, fused: Tensor) -> tuple[Tensor, Tensor]:
+        return minlstm_gates(fused, self.candidate, self.normalized)
+
+    def recurrence(
+        self, fused: Tensor, state: LinearState | None, reset: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, LinearState]:
+        return minlstm(
+            fused,
+            state,
+            reset,
+            lengths,
+            candidate=self.candidate,
+            normalized=self.normalized,
+            reverse=self.reverse,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, normalized={self.normalized}"

@@ -1,0 +1,309 @@
+"""`MinGRU` and `MinLSTM`: stacks of layers under the contract of nn.GRU and nn.LSTM."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from recurra.layers.linear_layer import LinearLayer, check_input
+from recurra.layers.mingru import MinGRULayer
+from recurra.layers.minlstm import MinLSTMLayer
+from recurra.ops.linear import state_dtype
+from recurra.state import LinearState
+
+__all__ = ["MinGRU", "MinLSTM"]
+
+Sequence = Tensor | PackedSequence
+
+
+def _check_sizes(input_size: int, hidden_size: int, num_layers: int) -> None:
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for name, size in sizes.items():
+        if not isinstance(size, int):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {size}")
+
+
+def _check_dropout(dropout: float, num_layers: int) -> None:
+    if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must be a probability in [0, 1], got {dropout}")
+    if dropout and num_layers == 1:
+        warnings.warn(
+            f"dropout={dropout} acts between layers, and there is only one: num_layers=1", stacklevel=4
+        )
+
+
+class Recurrent(nn.Module):
+    """A stack of layers of one kind, the layout of nn.GRU outside and of the layers ([B, T, ...]) inside.
+
+    `make(input_size, reverse=...)` builds one layer; `layers` holds them layer by layer, the forward
+    direction first, which is the order of h_0 and h_n.
+    """
+
+    STATE: ClassVar[str] = "hx"
+    # A ModuleList of LinearLayer: torch's type forgets of what.
+    layers: Any
+
+    def __init__(
+        self,
+        make: Callable[..., LinearLayer],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+    ) -> None:
+        super().__init__()
+        _check_sizes(input_size, hidden_size, num_layers)
+        _check_dropout(dropout, num_layers)
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
+        self.dropout = float(dropout)
+        directions = (False, True) if bidirectional else (False,)
+        widths = [input_size] + [len(directions) * hidden_size] * (num_layers - 1)
+        self.layers = nn.ModuleList(make(width, reverse=way) for width in widths for way in directions)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters of every layer anew."""
+        for layer in self.layers:
+            layer.reset_parameters()
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: here so that code written for nn.GRU runs."""
+
+    def extra_repr(self) -> str:
+        said = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
+        said += [f"{k}={getattr(self, k)}" for k, default in defaults.items() if getattr(self, k) != default]
+        return ", ".join(said)
+
+    def _swap(self, x: Tensor) -> Tensor:
+        """Between the layout of the user and [B, T, ...], without a copy."""
+        return x if self.batch_first else x.transpose(0, 1)
+
+    def _check(self, x: Tensor, h_0: Tensor | None, reset: Tensor | None) -> None:
+        padded = ("batch", "time") if self.batch_first else ("time", "batch")
+        axes = ("time",) if x.ndim == 2 else padded
+        check_input("input", x, axes, self.layers[0].weight_ih)
+        if h_0 is not None:
+            batch = tuple(n for axis, n in zip(axes, x.shape, strict=False) if axis == "batch")
+            self._check_state(h_0, x, batch)
+        if reset is not None and reset.shape != x.shape[:-1]:
+            want = f"[{', '.join(axes)}] = {list(x.shape[:-1])}"
+            raise ValueError(f"reset must be {want}, the layout of input, got {list(reset.shape)}")
+
+    def _check_state(self, h_0: Tensor, x: Tensor, batch: tuple[int, ...]) -> None:
+        if not isinstance(h_0, Tensor):
+            raise TypeError(f"{self.STATE} must be a tensor, got {type(h_0).__name__}")
+        shape = [len(self.layers), *batch, self.hidden_size]
+        if list(h_0.shape) != shape:
+            axes = "layers * directions, batch, hidden" if batch else "layers * directions, hidden"
+            raise ValueError(f"{self.STATE} must be [{axes}] = {shape}, got {list(h_0.shape)}")
+        if h_0.dtype not in (x.dtype, state_dtype(x.dtype)) or h_0.device != x.device:
+            want, got = f"{x.dtype} on {x.device}", f"{h_0.dtype} on {h_0.device}"
+            raise ValueError(f"{self.STATE} must be like input, {want}, got {got}")
+
+    def _run(
+        self, x: Sequence, h_0: Tensor | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Sequence, Tensor]:
+        if isinstance(x, PackedSequence):
+            return self._run_packed(x, h_0, lengths, reset)
+        self._check(x, h_0, reset)
+        if x.ndim == 3:
+            return self._stack(x, h_0, lengths, reset)
+        dim = 0 if self.batch_first else 1
+        out, h_n = self._stack(
+            x.unsqueeze(dim),
+            None if h_0 is None else h_0.unsqueeze(1),
+            None if lengths is None else lengths.unsqueeze(0),
+            None if reset is None else reset.unsqueeze(dim),
+        )
+        return out.squeeze(dim), h_n.squeeze(1)
+
+    def _run_packed(
+        self, packed: PackedSequence, h_0: Tensor | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[PackedSequence, Tensor]:
+        """Padded in the packed order, longest first; h_0 and h_n are in the order of the user."""
+        if lengths is not None or reset is not None:
+            raise ValueError("lengths and reset go with a padded input, and this one is a PackedSequence")
+        data, sizes, order, back = packed
+        if h_0 is not None:
+            self._check_state(h_0, data, (int(sizes[0]),))
+            h_0 = h_0 if order is None else h_0.index_select(1, order)
+        x, ends = pad_packed_sequence(PackedSequence(data, sizes), self.batch_first)
+        self._check(x, None, None)
+        out, h_n = self._stack(x, h_0, ends, None)
+        rows = pack_padded_sequence(out, ends, self.batch_first).data
+        return PackedSequence(rows, sizes, order, back), h_n if back is None else h_n.index_select(1, back)
+
+    def _stack(
+        self, x: Tensor, h_0: Tensor | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        directions = 2 if self.bidirectional else 1
+        reset = None if reset is None else self._swap(reset)
+        ends: list[Tensor] = []
+        for depth in range(self.num_layers):
+            x = drop(x, self.dropout, self.training) if depth and self.dropout else x
+            ys = []
+            for i in range(depth * directions, (depth + 1) * directions):
+                state = None if h_0 is None else LinearState(h_0[i])
+                y, end = self.layers[i](self._swap(x), state, reset, lengths)
+                ys.append(self._swap(y))
+                ends.append(end.h)
+            x = ys[0] if directions == 1 else torch.cat(ys, -1)
+        return x.contiguous(), torch.stack(ends)
+
+    def _step(self, x_t: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.bidirectional:
+            raise ValueError("bidirectional=True reads the sequence from both ends: it has no step")
+        if h is not None:
+            self._check_state(h, x_t, x_t.shape[:1])
+        ends: list[Tensor] = []
+        for i, layer in enumerate(self.layers):
+            x_t = drop(x_t, self.dropout, self.training) if i and self.dropout else x_t
+            x_t, state = layer.step(x_t, None if h is None else LinearState(h[i]))
+            ends.append(state.h)
+        return x_t, torch.stack(ends)
+
+
+class MinGRU(Recurrent):
+    """minGRU (arXiv 2410.01201, section 3.1; `MinGRULayer`) in the place of `torch.nn.GRU`.
+
+    input [T, B, I], [B, T, I] with batch_first, [T, I] or a PackedSequence; hx, h_n [layers *
+    directions, B, H], h_n in at least fp32 and differentiable; lengths [B]: each row ends there, its
+    output beyond is zero; reset, bool in the layout of input: True forgets all before that step.
+    dropout acts between layers. candidate, forget_bias and learned_state as in `MinGRULayer`.
+    Departs from nn.GRU: drawn as nn.Linear draws; a gate sees x_t only, so that one layer is weak
+    where gates need context: stack two or three. Raises ValueError that names the argument.
+    """
+
+    def __init__(  # noqa: PLR0913 - the signature of torch.nn, and what the paper adds
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        candidate: str = "positive",
+        forget_bias: float = 0.0,
+        learned_state: bool = False,
+    ) -> None:
+        make = partial(
+            MinGRULayer,
+            hidden_size=hidden_size,
+            bias=bias,
+            candidate=candidate,
+            forget_bias=forget_bias,
+            learned_state=learned_state,
+            device=device,
+            dtype=dtype,
+        )
+        super().__init__(make, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+
+    def forward(
+        self,
+        input: Sequence,  # noqa: A002 - nn.GRU's name
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Sequence, Tensor]:
+        """(output, h_n)."""
+        return self._run(input, hx, lengths, reset)
+
+    def step(self, x_t: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(h_t of the last layer [B, H], h_n) from x_t [B, I]. Raises ValueError if bidirectional."""
+        return self._step(x_t, hx)
+
+
+class MinLSTM(Recurrent):
+    """minLSTM (arXiv 2410.01201, section 3.2; `MinLSTMLayer`) in the place of `torch.nn.LSTM`.
+
+    As `MinGRU`, but takes and returns a pair (h, c). minLSTM has one state: it is taken from c_0 (h_0
+    is checked for its shape and not read), and h_n is c_n. normalized as in `MinLSTMLayer`.
+    Raises TypeError where hx is no pair: a tensor would be unpacked along its layers.
+    """
+
+    STATE: ClassVar[str] = "c_0"
+
+    def __init__(  # noqa: PLR0913 - the signature of torch.nn, and what the paper adds
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        candidate: str = "positive",
+        normalized: bool = True,
+        forget_bias: float = 0.0,
+        learned_state: bool = False,
+    ) -> None:
+        make = partial(
+            MinLSTMLayer,
+            hidden_size=hidden_size,
+            bias=bias,
+            candidate=candidate,
+            normalized=normalized,
+            forget_bias=forget_bias,
+            learned_state=learned_state,
+            device=device,
+            dtype=dtype,
+        )
+        super().__init__(make, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+
+    def forward(
+        self,
+        input: Sequence,  # noqa: A002 - nn.LSTM's name
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
+        """(output, (h_n, c_n))."""
+        out, c_n = self._run(input, _cell(hx), lengths, reset)
+        return out, (c_n, c_n)
+
+    def step(
+        self, x_t: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(h_t of the last layer [B, H], (h_n, c_n)) from x_t [B, I]. Raises ValueError if bidirectional."""
+        y, c_n = self._step(x_t, _cell(hx))
+        return y, (c_n, c_n)
+
+
+def _cell(hx: Any) -> Tensor | None:
+    """c_0 of (h_0, c_0)."""
+    if hx is None:
+        return None
+    if not isinstance(hx, tuple | list) or len(hx) != 2:
+        got = f"a tensor {list(hx.shape)}" if isinstance(hx, Tensor) else f"{type(hx).__name__}"
+        raise TypeError(f"hx must be a pair (h_0, c_0), got {got}")
+    h_0: Tensor = hx[0]
+    c_0: Tensor = hx[1]
+    if h_0.shape != c_0.shape:
+        raise ValueError(f"h_0 {list(h_0.shape)} and c_0 {list(c_0.shape)} must have one shape")
+    return c_0

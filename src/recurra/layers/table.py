@@ -1,0 +1,25 @@
+"""Every layer of the library: tests, benchmarks, command line and docs read this table."""
+
+from typing import NamedTuple
+
+from recurra.layers.linear_layer import LinearLayer
+from recurra.layers.mingru import MinGRULayer
+from recurra.layers.minlstm import MinLSTMLayer
+from recurra.layers.recurrent import MinGRU, MinLSTM, Recurrent
+
+__all__ = ["LAYERS", "Row"]
+
+
+class Row(NamedTuple):
+    """One layer, its stack under torch.nn's contract, its products an input, and where it comes from."""
+
+    layer: type[LinearLayer]
+    module: type[Recurrent]
+    parts: int
+    paper: str
+
+
+LAYERS: dict[str, Row] = {
+    "mingru": Row(MinGRULayer, MinGRU, 2, "arXiv 2410.01201, section 3.1"),
+    "minlstm": Row(MinLSTMLayer, MinLSTM, 3, "arXiv 2410.01201, section 3.2"),
+}
