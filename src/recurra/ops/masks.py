@@ -8,6 +8,8 @@ beyond are zero, and the reverse direction starts there.
 import torch
 from torch import Tensor
 
+from recurra.ops.registry import transforms_active
+
 
 def check(
     batch: int, time: int, device: torch.device, reset: Tensor | None, lengths: Tensor | None
@@ -25,8 +27,9 @@ def check(
             got = f"{lengths.dtype} {list(lengths.shape)}"
             raise ValueError(f"lengths must be integers [batch] = [{batch}], got {got}")
         lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
-        # Looking at the values would stop a GPU's queue and break a traced graph: kernels clamp.
-        if device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+        # Looking at the values would stop a GPU's queue and break a traced or mapped graph: kernels clamp.
+        seen = device.type == "cpu" and not torch.compiler.is_compiling() and not transforms_active()
+        if seen and batch:
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > time:
                 raise ValueError(f"lengths must lie in 0..{time} (time), got {low}..{high}")
