@@ -59,11 +59,24 @@ struct Matvec {
   void *x, *weight, *bias, *y;  // [rows, inputs], [outputs, inputs], [outputs] or null, [rows, outputs]
 };
 
+// c[r, n] = sum_k a[r * a_row + k * a_depth] b[k * b_depth + n * b_column] + bias[n], all fp32.
+struct Product {
+  i64 threads, rows, columns, depth;
+  const float* a;
+  i64 a_row, a_depth;
+  const float* b;
+  i64 b_depth, b_column;
+  const float* bias;  // [columns] or null
+  float* c;           // [rows, columns]
+  float* scratch;     // depth x min(columns rounded up to 32, 512), or depth x 32 where b_column is 1
+};
+
 // What one instruction set's compilation offers.
 struct Kernels {
   void (*scan)(const Scan&, bool forward);
   void (*conv)(const Conv&, bool forward);
   void (*matvec)(const Matvec&);
+  void (*product)(const Product&);
 };
 
 }  // namespace recurra

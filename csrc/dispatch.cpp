@@ -1,6 +1,10 @@
 // The exported functions, and the choice of the instruction set at run time.
 #include "abi.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace recurra {
@@ -64,3 +68,26 @@ EXPORT void recurra_scan_backward(const recurra::Scan* s) { recurra::kTables[rec
 EXPORT void recurra_conv_forward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, true); }
 EXPORT void recurra_conv_backward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, false); }
 EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }
+EXPORT void recurra_product(const recurra::Product* s) { recurra::kTables[recurra::current]->product(*s); }
+
+// True where `recurra_product` is faster than the product that torch brings: AMD with AVX-512.
+EXPORT int recurra_prefers_product() {
+#if defined(RECURRA_X86)
+  return recurra::current == 3 && __builtin_cpu_is("amd");
+#else
+  return 0;
+#endif
+}
+
+// Ask for huge pages under memory that is about to be written for the first time. Large tensors come
+// fresh from the system each time, and a page fault for every 4 KiB costs more than the kernels that
+// fill them.
+EXPORT void recurra_advise(void* data, std::int64_t bytes) {
+#if defined(__linux__)
+  const std::uintptr_t page = 4096, at = reinterpret_cast<std::uintptr_t>(data);
+  const std::uintptr_t from = (at + page - 1) / page * page, to = (at + bytes) / page * page;
+  if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}

@@ -2,10 +2,11 @@
 #include "conv.h"
 #include "linear.h"
 #include "matvec.h"
+#include "product.h"
 
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, matvec};
+const Kernels kernels = {scan, conv, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

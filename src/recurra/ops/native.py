@@ -6,6 +6,7 @@ The library has a plain C ABI and knows neither Python nor torch. Every call pas
 
 import ctypes
 import importlib.util
+import math
 import os
 import struct
 import warnings
@@ -33,8 +34,11 @@ GATES = {
 _SCAN = struct.Struct("37q")
 _CONV = struct.Struct("28q")
 _MATVEC = struct.Struct("9q")
+_PRODUCT = struct.Struct("13q")
 # Below this many outputs a second thread costs more than it saves.
 _PARALLEL = 1 << 14
+# From this size on, memory is asked for on huge pages.
+_HUGE = 1 << 23
 
 _forked = False
 
@@ -64,9 +68,10 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(spec.origin)
     except OSError as e:
         return None, f"{spec.origin} does not load: {e}"
-    for name in ("scan_forward", "scan_backward", "conv_forward", "conv_backward", "matvec"):
+    for name in ("scan_forward", "scan_backward", "conv_forward", "conv_backward", "matvec", "product"):
         call = getattr(library, f"recurra_{name}")
         call.argtypes, call.restype = [ctypes.c_char_p], None
+    library.recurra_advise.argtypes, library.recurra_advise.restype = [ctypes.c_void_p, ctypes.c_int64], None
     library.recurra_select.argtypes, library.recurra_select.restype = [ctypes.c_int], ctypes.c_int
     library.recurra_select(LEVELS.index(wanted) if wanted else len(LEVELS) - 1)
     return library, ""
@@ -74,10 +79,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 
 def select(level: str) -> str:
     """Use the kernels of this level, or of the best one below that this machine runs; returns which."""
-    library, why = _library()
-    if library is None:
-        raise RuntimeError(f"recurra has no native kernels: {why}")
-    return LEVELS[library.recurra_select(LEVELS.index(level))]
+    return LEVELS[_require_library().recurra_select(LEVELS.index(level))]
 
 
 def level() -> str:
@@ -86,9 +88,14 @@ def level() -> str:
     return LEVELS[library.recurra_select(-1)] if library else f"none ({why})"
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """True where the library is loaded; warns once where it is not."""
+    return _loaded()
+
+
+@cache
+def _loaded() -> bool:
     library, why = _library()
     if library is None:
         warnings.warn(f"recurra runs without its native kernels, in plain torch: {why}", stacklevel=2)
@@ -103,10 +110,15 @@ def takes(*tensors: Tensor) -> bool:
     )
 
 
-def _require(*tensors: Tensor) -> ctypes.CDLL:
+def _require_library() -> ctypes.CDLL:
     library, why = _library()
     if library is None:
         raise RuntimeError(f"recurra has no native kernels: {why}")
+    return library
+
+
+def _require(*tensors: Tensor) -> ctypes.CDLL:
+    library = _require_library()
     if not takes(*tensors):
         got = ", ".join(f"{x.dtype} on {x.device}" for x in tensors)
         raise RuntimeError(f"the native kernels take CPU tensors of one dtype of {list(DTYPES)}, got {got}")
@@ -152,6 +164,14 @@ def empty_rows(x: Tensor, width: int) -> Tensor:
     return x.new_empty(batch, time, width)
 
 
+def _advise(x: Tensor) -> Tensor:
+    """The same fresh tensor; a large one on huge pages where the system has them for the asking."""
+    library = _library()[0]
+    if library is not None and x.numel() * x.element_size() >= _HUGE:
+        library.recurra_advise(x.data_ptr(), x.numel() * x.element_size())
+    return x
+
+
 def _pointer(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
@@ -168,8 +188,8 @@ def scan(
     library = _require(*inputs)
     xs, h_0 = tuple(_rows(x) for x in inputs), h_0.contiguous()
     batch, time = xs[0].shape[:2]
-    width = h_0.numel() // max(batch, 1)
-    y = torch.empty_like(inputs[1]) if len(inputs) == 2 else empty_rows(xs[0], width)
+    width = math.prod(h_0.shape[1:])
+    y = _advise(torch.empty_like(inputs[1]) if len(inputs) == 2 else empty_rows(xs[0], width))
     if not y.numel():
         return y, h_0.clone()
     h_n = torch.empty_like(h_0)
@@ -198,8 +218,8 @@ def scan_backward(
     library = _require(*inputs, y)
     xs, h_0, dh_n = tuple(_rows(x) for x in inputs), h_0.contiguous(), dh_n.to(h_0.dtype).contiguous()
     batch, time = xs[0].shape[:2]
-    width = h_0.numel() // max(batch, 1)
-    dxs = tuple(torch.empty_like(x) for x in xs)
+    width = math.prod(h_0.shape[1:])
+    dxs = tuple(_advise(torch.empty_like(x)) for x in xs)
     shaped = tuple(dx.view_as(x) if dx.shape != x.shape else dx for dx, x in zip(dxs, inputs, strict=True))
     if not y.numel():
         return shaped, dh_n.clone()
@@ -228,7 +248,7 @@ def conv(
     """(y, state_n) of the causal depthwise convolution; weight [D, K], state [B, K-1, D] in its dtype."""
     library = _require(x)
     x, state = _rows(x), state.contiguous()
-    y, state_n = empty_rows(x, x.shape[2]), torch.empty_like(state)
+    y, state_n = _advise(empty_rows(x, x.shape[2])), torch.empty_like(state)
     if not y.numel():
         return y, state.clone()
     taps = weight.to(state.dtype).t().contiguous()
@@ -252,7 +272,7 @@ def conv_backward(
     """Gradients of x, weight, bias and state."""
     library = _require(x)
     x, dy, state = _rows(x), _rows(dy.to(x.dtype)), state.contiguous()
-    dx, dstate = torch.empty_like(x), torch.empty_like(state)
+    dx, dstate = _advise(torch.empty_like(x)), torch.empty_like(state)
     batch, _, width = x.shape
     taps = weight.to(state.dtype).t().contiguous()
     if not x.numel():
@@ -275,4 +295,24 @@ def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     threads = _threads(weight.numel() // 8)
     pointers = (x.data_ptr(), weight.data_ptr(), _pointer(bias), y.data_ptr())
     library.recurra_matvec(_MATVEC.pack(DTYPES[x.dtype], threads, rows, inputs, outputs, *pointers))
+    return y
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def prefers_product() -> bool:
+    """True where `product` is faster than torch's own on this machine."""
+    return available() and bool(_require_library().recurra_prefers_product())
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + bias in fp32; x [rows, I] and weight [O, I] of any strides."""
+    library = _require(x, weight)
+    (rows, depth), columns = x.shape, weight.shape[0]
+    strips = 32 if weight.stride(0) == 1 else min(-(-columns // 32) * 32, 512)
+    y, scratch = _advise(x.new_empty(rows, columns)), x.new_empty(depth * strips)
+    threads = _threads(rows * columns)
+    a = (x.data_ptr(), x.stride(0), x.stride(1))
+    b = (weight.data_ptr(), weight.stride(1), weight.stride(0))
+    rest = (_pointer(bias), y.data_ptr(), scratch.data_ptr())
+    library.recurra_product(_PRODUCT.pack(threads, rows, columns, depth, *a, *b, *rest))
     return y

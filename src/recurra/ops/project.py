@@ -1,10 +1,9 @@
 """y = x W^T + b, through the fastest product at hand; the one linear map every layer goes through.
 
 Two of torch's own products are left behind on a CPU: few rows run at a quarter of memory speed, and on
-AMD processors with AVX-512 `F.linear` in fp32 computes at half the rate that oneDNN reaches.
+AMD processors with AVX-512 fp32 stays at half the machine's rate (csrc/product.h).
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,15 +18,9 @@ __all__ = ["product", "project"]
 FEW_ROWS = 16
 
 
-@cache
-def _has_onednn() -> bool:
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
 def product() -> str:
     """Which product serves many rows in fp32 on this machine's CPU."""
-    return "oneDNN" if _has_onednn() else "torch.nn.functional.linear"
+    return "recurra" if native.prefers_product() else "torch"
 
 
 def _few_rows(x: Tensor, weight: Tensor) -> bool:
@@ -40,8 +33,8 @@ def _cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch_linear(x, weight, bias)
     if _few_rows(rows, weight):
         y = native.matvec(rows.contiguous(), weight, None if bias is None else bias.contiguous())
-    elif x.dtype == torch.float32 and _has_onednn():
-        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    elif x.dtype == torch.float32 and native.prefers_product():
+        y = native.product(rows, weight, None if bias is None else bias.contiguous())
     else:
         return torch_linear(x, weight, bias)
     return y.view(*x.shape[:-1], -1)
@@ -58,7 +51,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     rows = dy.reshape(-1, dy.shape[-1])
     need_x, need_weight, need_bias = ctx.needs_input_grad
     dx = project(dy, weight.t()) if need_x else None
-    dweight = project(x.reshape(-1, x.shape[-1]).t(), rows.t()).t() if need_weight else None
+    dweight = project(rows.t(), x.reshape(-1, x.shape[-1]).t()) if need_weight else None
     return dx, dweight, rows.sum(0) if need_bias else None
 
 
@@ -77,7 +70,7 @@ def _gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") or transforms_active():
         return False
-    if x.dtype == torch.float32 and _has_onednn():
+    if x.dtype == torch.float32 and native.prefers_product():
         return True
     return not torch.compiler.is_compiling() and x.numel() <= FEW_ROWS * x.shape[-1] and native.takes(x)
 
