@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from recurra.ops import native
 from recurra.ops.linear import linear, start, state_dtype
 from recurra.ops.masks import check
-from recurra.ops.registry import define, pullback, transforms_active
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import LinearState
 
 __all__ = ["CANDIDATES", "mingru", "mingru_gates", "mingru_step", "minlstm", "minlstm_gates", "minlstm_step"]
@@ -189,6 +189,22 @@ def _gated(
     h_0 = start(state, gates[..., : gates.shape[-1] // parts])
     form = OP if native.takes(gates) and not transforms_active() else gated_open
     y, h_n = form(gates, h_0, reset, lengths, fusion, reverse)
+    return y, LinearState(h_n)
+
+
+def gated_step(gates: Tensor, state: LinearState, fusion: str) -> tuple[Tensor, LinearState]:
+    """One step from gates [B, parts * D]: the definition, or the kernel where nothing watches."""
+    h = state.h
+    if native.takes(gates) and unobserved(gates, h) and h.is_contiguous() and gates.is_contiguous():
+        return _native_step(gates, h, fusion)
+    a, b = FUSIONS[fusion].gates(gates)
+    h = a * h + b
+    return h.to(gates.dtype), LinearState(h)
+
+
+def _native_step(gates: Tensor, h: Tensor, fusion: str) -> tuple[Tensor, LinearState]:
+    h = h.to(state_dtype(gates.dtype))
+    y, h_n = native.scan_step(fusion, gates, h)
     return y, LinearState(h_n)
 
 

@@ -105,9 +105,10 @@ def _loaded() -> bool:
 def takes(*tensors: Tensor) -> bool:
     """True if the kernels can take these tensors: on the CPU, of one known dtype."""
     dtype = tensors[0].dtype
-    return (
-        dtype in DTYPES and all(x.device.type == "cpu" and x.dtype == dtype for x in tensors) and available()
-    )
+    for x in tensors:
+        if not x.is_cpu or x.dtype != dtype:
+            return False
+    return dtype in DTYPES and available()
 
 
 def _require_library() -> ctypes.CDLL:
@@ -203,6 +204,18 @@ def scan(
     return y if rows.data_ptr() == y.data_ptr() else y.copy_(rows.view_as(y)), h_n
 
 
+def scan_step(gate: str, gates: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, h_n) of one step, without a check: gates [B, parts * D] and h [B, D] contiguous, h as the state."""
+    batch, width = h.shape
+    y, h_n = gates.new_empty(batch, width), torch.empty_like(h)
+    at, stride, skip = gates.data_ptr(), gates.shape[1], gates.element_size() * width
+    views = (at, stride, 0, at + skip, stride, 0, at + 2 * skip, stride, 0)
+    fields = (GATES[gate], DTYPES[gates.dtype], 0, 1, batch, 1, width, 0, 0)
+    states = (y.data_ptr(), width, 0, h.data_ptr(), h_n.data_ptr())
+    _require_library().recurra_scan_forward(_SCAN.pack(*fields, *views, *states, *(0,) * 14))
+    return y, h_n
+
+
 def scan_backward(
     gate: str,
     dy: Tensor,
@@ -288,13 +301,14 @@ def conv_backward(
 
 
 def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias for few rows; x [rows, I] and weight [O, I] contiguous, one dtype."""
-    library = _require(x, weight)
-    (rows, inputs), outputs = x.shape, weight.shape[0]
-    y = x.new_empty(rows, outputs)
-    threads = _threads(weight.numel() // 8)
+    """x W^T + bias for few rows; x [..., I], weight [O, I] and bias contiguous, of one dtype (unchecked)."""
+    outputs, inputs = weight.shape
+    y = x.new_empty(*x.shape[:-1], outputs)
+    threads = _threads(outputs * inputs // 8)
     pointers = (x.data_ptr(), weight.data_ptr(), _pointer(bias), y.data_ptr())
-    library.recurra_matvec(_MATVEC.pack(DTYPES[x.dtype], threads, rows, inputs, outputs, *pointers))
+    rows = x.numel() // inputs
+    record = _MATVEC.pack(DTYPES[x.dtype], threads, rows, inputs, outputs, *pointers)
+    _require_library().recurra_matvec(record)
     return y
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear as torch_linear
 
 from recurra.ops import native
-from recurra.ops.registry import define, transforms_active
+from recurra.ops.registry import define, transforms_active, unobserved
 
 __all__ = ["product", "project"]
 
@@ -24,20 +24,18 @@ def product() -> str:
 
 
 def _few_rows(x: Tensor, weight: Tensor) -> bool:
-    return x.shape[0] <= FEW_ROWS and weight.is_contiguous() and native.takes(x, weight)
+    few = 0 < x.numel() <= FEW_ROWS * x.shape[-1]
+    return few and x.is_contiguous() and weight.is_contiguous() and native.takes(x, weight)
 
 
 def _cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.contiguous()
+    if _few_rows(x, weight):
+        return native.matvec(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    if not rows.numel() or not weight.numel():
-        return torch_linear(x, weight, bias)
-    if _few_rows(rows, weight):
-        y = native.matvec(rows.contiguous(), weight, None if bias is None else bias.contiguous())
-    elif x.dtype == torch.float32 and native.prefers_product():
-        y = native.product(rows, weight, None if bias is None else bias.contiguous())
-    else:
-        return torch_linear(x, weight, bias)
-    return y.view(*x.shape[:-1], -1)
+    if rows.numel() and weight.numel() and x.dtype == torch.float32 and native.prefers_product():
+        return native.product(rows, weight, bias).view(*x.shape[:-1], -1)
+    return torch_linear(x, weight, bias)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -64,15 +62,17 @@ OP = define(
 )
 
 
-def _gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _one_dtype(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
+
+
+def _gains(x: Tensor, weight: Tensor) -> bool:
     """True where this op has something faster than torch's, and autograd alone is watching."""
-    if x.device.type != "cpu" or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
-        return False
-    if torch.is_autocast_enabled("cpu") or transforms_active():
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or transforms_active():
         return False
     if x.dtype == torch.float32 and native.prefers_product():
         return True
-    return not torch.compiler.is_compiling() and x.numel() <= FEW_ROWS * x.shape[-1] and native.takes(x)
+    return not torch.compiler.is_compiling() and _few_rows(x, weight)
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -83,6 +83,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.shape[-1] != weight.shape[1]:
         got = f"x {list(x.shape)}, weight {list(weight.shape)}"
         raise ValueError(f"the last axis of x must be the second of weight, got {got}")
-    if _gains(x, weight, bias):
-        return OP(x, weight, bias)
+    if _one_dtype(x, weight, bias):
+        if unobserved(x, weight) and _few_rows(x, weight) and (bias is None or bias.is_contiguous()):
+            return native.matvec(x, weight, bias)
+        if _gains(x, weight):
+            return OP(x, weight, bias)
     return torch_linear(x, weight, bias)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 LIBRARY = torch.library.Library("recurra", "DEF")
 
 
@@ -20,6 +22,17 @@ def transforms_active() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def unobserved(*tensors: Tensor) -> bool:
+    """True where nothing would notice a kernel called past the dispatcher: no gradient, no transform, no
+    tracing, no subclass of Tensor. One step of a recurrence is over before the dispatcher has begun."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():
+        return False
+    for x in tensors:
+        if type(x) not in _PLAIN:
+            return False
+    return not torch._C._len_torch_dispatch_stack()
 
 
 def define(
