@@ -1,0 +1,203 @@
+// Every kernel on buffers of exactly the size it may touch, for AddressSanitizer and UBSan to watch.
+//
+// Results are checked in Python against a reference; here only that every element of every output was
+// written: outputs start as NaN and must end finite.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+
+#include "../abi.h"
+
+namespace recurra {
+
+namespace portable {
+extern const Kernels kernels;
+}
+#if defined(RECURRA_X86)
+namespace x86_64_v3 {
+extern const Kernels kernels;
+}
+#endif
+
+namespace {
+
+bool is_complex(i64 dtype) { return dtype == kComplex64 || dtype == kComplex128; }
+i64 state_dtype(i64 dtype) { return dtype == kBfloat16 ? i64(kFloat32) : dtype; }
+
+class Buffer {
+ public:
+  Buffer(i64 dtype, i64 elements)
+      : size_(dtype == kBfloat16 ? 2 : dtype == kFloat64 || dtype == kComplex128 ? 8 : 4),
+        count_(elements * (is_complex(dtype) ? 2 : 1)), bytes_(new char[count_ * size_]) {
+    std::memset(bytes_.get(), 0xff, count_ * size_);
+  }
+
+  Buffer& fill() {  // gates closed and open, numbers of both signs
+    constexpr double values[] = {0.5, -1, 0, 3, -30, 0.25, 100, -2, 0.9, 1, -0.1};
+    for (i64 i = 0; i < count_; ++i) set(i, values[i % 11]);
+    return *this;
+  }
+
+  void require_written(const char* what) const {
+    for (i64 i = 0; i < count_; ++i) {
+      if (std::isfinite(get(i))) continue;
+      std::fprintf(stderr, "%s: number %lld of %lld was not written\n", what, (long long)i, (long long)count_);
+      std::exit(1);
+    }
+  }
+
+  char* data() const { return bytes_.get(); }
+  i64 element_size(i64 dtype) const { return size_ * (is_complex(dtype) ? 2 : 1); }
+
+ private:
+  void set(i64 i, double value) {
+    const float narrow = float(value);
+    if (size_ == 8) std::memcpy(data() + i * 8, &value, 8);
+    if (size_ == 4) std::memcpy(data() + i * 4, &narrow, 4);
+    if (size_ == 2) std::memcpy(data() + i * 2, reinterpret_cast<const char*>(&narrow) + 2, 2);
+  }
+  double get(i64 i) const {
+    double value = 0;
+    float narrow = 0;
+    if (size_ == 8) std::memcpy(&value, data() + i * 8, 8);
+    if (size_ == 4) std::memcpy(&narrow, data() + i * 4, 4);
+    if (size_ == 2) std::memcpy(reinterpret_cast<char*>(&narrow) + 2, data() + i * 2, 2);
+    return size_ == 8 ? value : narrow;
+  }
+
+  const i64 size_, count_;
+  const std::unique_ptr<char[]> bytes_;
+};
+
+struct Shape {
+  i64 batch, time, width;
+  bool time_first, masked;
+  i64 threads;
+
+  i64 elements() const { return batch * time * width; }
+
+  // Part `part` of rows that hold `parts` of them side by side.
+  View view(const Buffer& buffer, i64 dtype, i64 part = 0, i64 parts = 1) const {
+    const i64 row = parts * width;
+    char* const data = buffer.data() + part * width * buffer.element_size(dtype);
+    return time_first ? View{data, row, batch * row} : View{data, time * row, row};
+  }
+};
+
+// Masks of exact size: some cuts, and rows that end at once, too late and before they begin.
+struct Masks {
+  std::unique_ptr<std::uint8_t[]> reset;
+  std::unique_ptr<i64[]> lengths;
+  explicit Masks(const Shape& s)
+      : reset(s.masked ? new std::uint8_t[s.batch * s.time] : nullptr), lengths(s.masked ? new i64[s.batch] : nullptr) {
+    if (!s.masked) return;
+    for (i64 i = 0; i < s.batch * s.time; ++i) reset[i] = i % 3 == 0;
+    const i64 ends[] = {s.time - 1, 0, s.time + 7};
+    for (i64 b = 0; b < s.batch; ++b) lengths[b] = ends[b % 3];
+  }
+};
+
+void run_scan(const Kernels& kernels, const Shape& s, i64 gate, i64 dtype, bool reverse) {
+  const i64 parts = gate < kMinLstmPositive ? 2 : 3, state = state_dtype(dtype);
+  const Masks masks(s);
+  Buffer x(dtype, s.elements() * parts), y(dtype, s.elements()), dy(dtype, s.elements());
+  Buffer dx(dtype, s.elements() * parts), h_0(state, s.batch * s.width), h_n(state, s.batch * s.width);
+  Buffer dh_n(state, s.batch * s.width), dh_0(state, s.batch * s.width);
+  x.fill(), dy.fill(), h_0.fill(), dh_n.fill();
+
+  Scan scan{};
+  scan.gate = gate, scan.dtype = dtype, scan.reverse = reverse, scan.threads = s.threads;
+  scan.batch = s.batch, scan.time = s.time, scan.width = s.width;
+  scan.reset = masks.reset.get(), scan.lengths = masks.lengths.get();
+  for (i64 i = 0; i < parts; ++i) scan.x[i] = s.view(x, dtype, i, parts);
+  scan.y = s.view(y, dtype), scan.h_0 = h_0.data(), scan.h_n = h_n.data();
+  kernels.scan(scan, true);
+  y.require_written("scan y"), h_n.require_written("scan h_n");
+
+  for (i64 i = 0; i < parts; ++i) scan.dx[i] = s.view(dx, dtype, i, parts);
+  scan.h_n = nullptr, scan.dy = s.view(dy, dtype), scan.dh_n = dh_n.data(), scan.dh_0 = dh_0.data();
+  kernels.scan(scan, false);
+  dx.require_written("scan dx"), dh_0.require_written("scan dh_0");
+}
+
+void run_conv(const Kernels& kernels, const Shape& s, i64 dtype, i64 taps, bool biased) {
+  const i64 state = state_dtype(dtype), history = s.batch * (taps - 1) * s.width;
+  const Masks masks(s);
+  Buffer x(dtype, s.elements()), y(dtype, s.elements()), dy(dtype, s.elements()), dx(dtype, s.elements());
+  Buffer weight(state, taps * s.width), bias(state, s.width), before(state, history), after(state, history);
+  Buffer dafter(state, history), dbefore(state, history);
+  Buffer dweight(state, s.batch * taps * s.width), dbias(state, s.batch * s.width);
+  x.fill(), weight.fill(), bias.fill(), before.fill(), dy.fill(), dafter.fill();
+
+  Conv conv{};
+  conv.dtype = dtype, conv.threads = s.threads, conv.taps = taps;
+  conv.batch = s.batch, conv.time = s.time, conv.width = s.width;
+  conv.reset = masks.reset.get(), conv.lengths = masks.lengths.get();
+  conv.x = s.view(x, dtype), conv.y = s.view(y, dtype);
+  conv.weight = weight.data(), conv.bias = biased ? bias.data() : nullptr;
+  conv.state = before.data(), conv.state_n = after.data();
+  kernels.conv(conv, true);
+  y.require_written("conv y"), after.require_written("conv state_n");
+
+  conv.dy = s.view(dy, dtype), conv.dstate_n = dafter.data(), conv.dx = s.view(dx, dtype);
+  conv.dweight = dweight.data(), conv.dbias = dbias.data(), conv.dstate = dbefore.data();
+  kernels.conv(conv, false);
+  dx.require_written("conv dx"), dweight.require_written("conv dweight");
+  dbias.require_written("conv dbias"), dbefore.require_written("conv dstate");
+}
+
+void run_matvec(const Kernels& kernels, i64 dtype, i64 threads, i64 rows, i64 inputs, i64 outputs, bool biased) {
+  Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs), y(dtype, rows * outputs);
+  x.fill(), weight.fill(), bias.fill();
+  kernels.matvec({dtype, threads, rows, inputs, outputs, x.data(), weight.data(),
+                  biased ? bias.data() : nullptr, y.data()});
+  y.require_written("matvec y");
+}
+
+void run_shape(const Kernels& kernels, const Shape& s) {
+  for (bool reverse : {false, true}) {
+    for (i64 dtype = kFloat32; dtype <= kComplex128; ++dtype) run_scan(kernels, s, kLinear, dtype, reverse);
+    for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+      for (i64 gate = kMinGruPositive; gate <= kMinLstmUnnormalizedTanh; ++gate) {
+        run_scan(kernels, s, gate, dtype, reverse);
+      }
+    }
+  }
+  for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+    for (i64 taps : {1, 2, 4, 16}) run_conv(kernels, s, dtype, taps, s.masked);
+  }
+}
+
+void run(const Kernels& kernels) {
+  for (i64 width : {1, 3, 17, 65}) {
+    for (i64 time : {0, 1, 5}) {
+      for (i64 batch : {1, 3}) {
+        for (bool masked : {false, true}) {
+          run_shape(kernels, {batch, time, width, false, masked, 1});
+          run_shape(kernels, {batch, time, width, true, masked, 2});
+        }
+      }
+    }
+    for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+      for (i64 rows : {1, 3, 4, 16}) {
+        for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, 1 + rows % 2, rows, width, outputs, rows > 1);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace recurra
+
+int main() {
+  recurra::run(recurra::portable::kernels);
+  std::puts("portable: clean");
+#if defined(RECURRA_X86)
+  if (!__builtin_cpu_supports("x86-64-v3")) return 0;
+  recurra::run(recurra::x86_64_v3::kernels);
+  std::puts("x86_64_v3: clean");
+#endif
+}
