@@ -1,0 +1,52 @@
+"""Peak memory of one forward and backward pass, measured in a fresh process.
+
+The peak of the resident set during the pass, less the resident set just before it, when libraries,
+layer, input and output gradient are already there. A tiny pass comes first, so that code pages and
+work buffers which every process needs once are not counted.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from recurra.bench.contenders import Pass, draw_input
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _status(field: str) -> int:
+    """A memory field of this process in KiB. The peak is that of this program alone: getrusage's maximum
+    would still hold the parent's size from before the program was started."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field + ":"))
+    return int(line.split()[1])
+
+
+def peak_here(name: str, shape: tuple[int, int, int]) -> float:
+    """MiB that one pass takes in this process."""
+    Pass(name, draw_input((1, 2, shape[2])))()
+    run = Pass(name, draw_input(shape))
+    CLEAR.write_text("5")  # the peak starts again from the present size
+    before = _status("VmRSS")
+    run()
+    return max(_status("VmHWM") - before, 0) / 1024
+
+
+def peak(name: str, shape: tuple[int, int, int], threads: int) -> float | None:
+    """MiB that one pass takes in a fresh process; None where the system does not tell (not Linux)."""
+    if not CLEAR.exists():
+        return None
+    words = [name, *map(str, shape), str(threads)]
+    command = [sys.executable, "-m", __name__, *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(f"measuring the memory of {name} at {shape} failed: {reason[-1]}")
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    batch, time, width, count = map(int, sys.argv[2:])
+    torch.set_num_threads(count)
+    print(peak_here(sys.argv[1], (batch, time, width)))

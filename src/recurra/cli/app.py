@@ -1,0 +1,46 @@
+"""The verbs of `recurra`, and how a fault is told."""
+
+import sys
+from typing import Any
+
+import typer
+
+from recurra import show_config
+from recurra.cli import bench
+
+# What wrong words on the command line raise, whichever package typer takes it from.
+WrongUse: Any = typer.BadParameter.__mro__[1]
+# What the library raises for a mistake of a person or a machine; anything else is a bug, traceback and all.
+FAULTS = (RuntimeError, ValueError, OSError)
+
+app = typer.Typer(
+    name="recurra",
+    help="Recurrent sequence models that train in parallel over time.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def recurra() -> None:
+    pass
+
+
+@app.command()
+def config() -> None:
+    """Print versions, the native kernels in use and the threads."""
+    show_config()
+
+
+def run() -> int:
+    """Parse sys.argv and call the verb; the exit code."""
+    try:
+        return app(prog_name="recurra", standalone_mode=False) or 0
+    except WrongUse as e:
+        print(f"recurra: {e.format_message()} (see recurra --help)", file=sys.stderr)
+        return 2
+    except FAULTS as e:
+        print(f"recurra: {e}", file=sys.stderr)
+        return 1
