@@ -117,7 +117,7 @@ def _backward_twice(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
 _MASKS = "Tensor? reset, Tensor? lengths"
 OP = define(
     f"causal_conv(Tensor x, Tensor weight, Tensor? bias, Tensor state, {_MASKS}) -> (Tensor, Tensor)",
-    fake=lambda x, weight, bias, state, *_: (native.empty_rows(x, x.shape[2]), torch.empty_like(state)),
+    fake=lambda x, weight, bias, state, *_: (native.empty_as(x), state.new_empty(state.shape)),
     setup=_setup,
     backward=_backward,
     cpu=conv_native,
@@ -126,10 +126,10 @@ BACKWARD = define(
     f"causal_conv_backward(Tensor dy, Tensor dstate_n, Tensor x, Tensor weight, Tensor state, {_MASKS})"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=lambda dy, dstate_n, x, weight, state, *_: (
-        torch.empty_like(x),
-        torch.empty_like(weight),
+        native.empty_as(x),
+        weight.new_empty(weight.shape),
         weight.new_empty(weight.shape[0]),
-        torch.empty_like(state),
+        state.new_empty(state.shape),
     ),
     setup=_setup_twice,
     backward=_backward_twice,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from recurra.ops import native
-from recurra.ops.linear import linear, start, state_dtype
+from recurra.ops.linear import recur, start, state_dtype
 from recurra.ops.masks import check
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import LinearState
@@ -59,9 +59,7 @@ def minlstm_gates(
     return d.sigmoid(), (-d).sigmoid() * c
 
 
-def mingru_step(
-    gates: Tensor, state: LinearState, candidate: str = "positive"
-) -> tuple[Tensor, LinearState]:
+def mingru_step(gates: Tensor, state: LinearState, candidate: str = "positive") -> tuple[Tensor, LinearState]:
     """h_t = (1 - z_t) h_{t-1} + z_t c_t: the definition."""
     a, b = mingru_gates(gates, candidate)
     h = a * state.h + b
@@ -100,8 +98,8 @@ def gated_open(
 ) -> tuple[Tensor, Tensor]:
     """Plain torch: the gates are written out, `linear` does the rest. Differentiable any number of times."""
     a, b = FUSIONS[fusion].gates(gates)
-    h, state = linear(a, b, LinearState(h_0), reset, lengths, reverse=reverse)
-    return h.to(gates.dtype), state.h
+    h, h_n = recur(a, b, h_0, reset, lengths, reverse)
+    return h.to(gates.dtype), h_n
 
 
 def gated_native(
@@ -122,14 +120,12 @@ def _cpu_backward(
     fusion: str,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    (dgates,), dh_0 = native.scan_backward(
-        fusion, dy, dh_n, (gates,), h_0, y, reset, lengths, reverse
-    )
+    (dgates,), dh_0 = native.scan_backward(fusion, dy, dh_n, (gates,), h_0, y, reset, lengths, reverse)
     return dgates, dh_0
 
 
 def _fake(gates: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return native.empty_rows(gates, h_0.shape[-1]), torch.empty_like(h_0)
+    return native.empty_rows(gates, h_0.shape[-1]), h_0.new_empty(h_0.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -166,7 +162,7 @@ OP = define(
 )
 BACKWARD = define(
     f"gated_backward(Tensor dy, Tensor dh_n, Tensor gates, Tensor h_0, Tensor y, {_REST}) -> (Tensor, Tensor)",
-    fake=lambda dy, dh_n, gates, h_0, *_: (torch.empty_like(gates), torch.empty_like(h_0)),
+    fake=lambda dy, dh_n, gates, h_0, *_: (native.empty_as(gates), h_0.new_empty(h_0.shape)),
     setup=_setup_twice,
     backward=_backward_twice,
     cpu=_cpu_backward,

@@ -146,13 +146,13 @@ def _pullback(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a, b, h_0 by one reversed `linear`; itself differentiable any number of times."""
     if not h.shape[1]:
-        return torch.zeros_like(a), torch.zeros_like(h), dh_n
+        return torch.zeros_like(a), torch.zeros_like(h), dh_n.clone()
     a_eff = a.to(h_0.dtype).conj()
     cut = cuts(reset, lengths, reverse)
     if cut is not None:
         a_eff = a_eff.masked_fill(widen(cut, a), 0)
     factor = _previous(a_eff, torch.ones_like(h_0), lengths, not reverse)
-    g, state = linear(factor, dh.to(h_0.dtype), LinearState(dh_n), lengths=lengths, reverse=not reverse)
+    g, first = recur(factor, dh.to(h_0.dtype), dh_n, None, lengths, not reverse)
     da = g * _states_before(h, h_0, reset, lengths, reverse).conj()
     last = a_eff[:, 0]
     if reverse and lengths is not None:
@@ -162,17 +162,29 @@ def _pullback(
         last = a_eff[:, -1]
     if lengths is not None:
         last = torch.where(widen(lengths == 0, last), 1, last)
-    return da.to(a.dtype), g.to(h.dtype), last * state.h
+    return da.to(a.dtype), g.to(h.dtype), last * first
 
 
 def _fake(a: Tensor, b: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(b), torch.empty_like(h_0)
+    return native.empty_as(b), h_0.new_empty(h_0.shape)
+
+
+def _plain(a: Tensor, b: Tensor, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    h, h_n = linear_parallel(a, b, h_0, *rest)
+    return native.lay_out(h, b), h_n
+
+
+def _plain_backward(
+    dh: Tensor, dh_n: Tensor, a: Tensor, h_0: Tensor, h: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    da, db, dh_0 = _pullback(dh, dh_n, a, h_0, h, *rest)
+    return native.lay_out(da, a), native.lay_out(db, h), dh_0
 
 
 def _cpu(
     a: Tensor, b: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor]:
-    form = linear_native if native.takes(a, b) else linear_parallel
+    form = linear_native if native.takes(a, b) else _plain
     return form(a, b, h_0, reset, lengths, reverse)
 
 
@@ -187,7 +199,7 @@ def _cpu_backward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not native.takes(a, h):
-        return _pullback(dh, dh_n, a, h_0, h, reset, lengths, reverse)
+        return _plain_backward(dh, dh_n, a, h_0, h, reset, lengths, reverse)
     # The kernel of the sum never reads b: its place is taken by any tensor of the same shape.
     (da, db), dh_0 = native.scan_backward("linear", dh, dh_n, (a, h), h_0, h, reset, lengths, reverse)
     return da, db, dh_0
@@ -223,15 +235,15 @@ OP = define(
     setup=_setup,
     backward=_backward,
     cpu=_cpu,
-    other=linear_parallel,
+    other=_plain,
 )
 BACKWARD = define(
     f"linear_backward(Tensor dh, Tensor dh_n, Tensor a, Tensor h_0, Tensor h, {_MASKS}) -> (Tensor, Tensor, Tensor)",
-    fake=lambda dh, dh_n, a, h_0, h, *_: (torch.empty_like(a), torch.empty_like(h), torch.empty_like(h_0)),
+    fake=lambda dh, dh_n, a, h_0, h, *_: (*map(native.empty_as, (a, h)), h_0.new_empty(h_0.shape)),
     setup=_setup_twice,
     backward=_backward_twice,
     cpu=_cpu_backward,
-    other=_pullback,
+    other=_plain_backward,
 )
 
 
@@ -256,14 +268,22 @@ class _Linear(torch.autograd.Function):
         a, h_0, h, reset, lengths = ctx.saved_tensors
         before = _states_before(h, h_0, reset, lengths, ctx.reverse)
         db = (da * before + db).to(db.dtype)
-        out, state = linear(a, db, LinearState(dh_0), reset, lengths, reverse=ctx.reverse)
-        return out, state.h
+        return recur(a, db, dh_0, reset, lengths, ctx.reverse)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tuple[int, int]]:
         folded, unfold = fold_batch(info, in_dims, *args)
         h, h_n = _Linear.apply(*folded)
         return (unfold(h), unfold(h_n)), (0, 0)
+
+
+def recur(
+    a: Tensor, b: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """`linear` of arguments that were checked before: one front for the op and its twin."""
+    call = _Linear.apply if transforms_active() else OP
+    h, h_n = call(a, b, h_0, reset, lengths, reverse)
+    return h, h_n
 
 
 def linear(
@@ -284,8 +304,7 @@ def linear(
     """
     a, b = _broadcast(a, b)
     reset, lengths = check(b.shape[0], b.shape[1], b.device, reset, lengths)
-    call = _Linear.apply if transforms_active() else OP
-    h, h_n = call(a, b, start(state, b), reset, lengths, reverse)
+    h, h_n = recur(a, b, start(state, b), reset, lengths, reverse)
     return h, LinearState(h_n)
 
 

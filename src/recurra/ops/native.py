@@ -165,6 +165,17 @@ def empty_rows(x: Tensor, width: int) -> Tensor:
     return x.new_empty(batch, time, width)
 
 
+def empty_as(x: Tensor) -> Tensor:
+    """Uninitialised, of the shape of x: the layout of every output, on which compiled code relies."""
+    return empty_rows(x, x.shape[2]) if x.ndim == 3 else x.new_empty(x.shape)
+
+
+def lay_out(x: Tensor, like: Tensor) -> Tensor:
+    """x in the layout of `empty_as(like)`."""
+    out = empty_as(like)
+    return x if x.stride() == out.stride() else out.copy_(x)
+
+
 def _advise(x: Tensor) -> Tensor:
     """The same fresh tensor; a large one on huge pages where the system has them for the asking."""
     library = _library()[0]
@@ -190,18 +201,17 @@ def scan(
     xs, h_0 = tuple(_rows(x) for x in inputs), h_0.contiguous()
     batch, time = xs[0].shape[:2]
     width = math.prod(h_0.shape[1:])
-    y = _advise(torch.empty_like(inputs[1]) if len(inputs) == 2 else empty_rows(xs[0], width))
+    y = _advise(empty_as(inputs[1]) if len(inputs) == 2 else empty_rows(inputs[0], width))
     if not y.numel():
         return y, h_0.clone()
     h_n = torch.empty_like(h_0)
-    rows = _rows(y)
     fields = (GATES[gate], DTYPES[y.dtype], reverse, _threads(y.numel()), batch, time, width)
     masks = (_pointer(reset), _pointer(lengths))
     record = _SCAN.pack(
-        *fields, *masks, *_views(xs, width), *_view(rows), h_0.data_ptr(), h_n.data_ptr(), *(0,) * 14
+        *fields, *masks, *_views(xs, width), *_view(_rows(y)), h_0.data_ptr(), h_n.data_ptr(), *(0,) * 14
     )
     library.recurra_scan_forward(record)
-    return y if rows.data_ptr() == y.data_ptr() else y.copy_(rows.view_as(y)), h_n
+    return y, h_n
 
 
 def scan_step(gate: str, gates: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,19 +242,18 @@ def scan_backward(
     xs, h_0, dh_n = tuple(_rows(x) for x in inputs), h_0.contiguous(), dh_n.to(h_0.dtype).contiguous()
     batch, time = xs[0].shape[:2]
     width = math.prod(h_0.shape[1:])
-    dxs = tuple(_advise(torch.empty_like(x)) for x in xs)
-    shaped = tuple(dx.view_as(x) if dx.shape != x.shape else dx for dx, x in zip(dxs, inputs, strict=True))
+    dxs = tuple(_advise(empty_as(x)) for x in inputs)
     if not y.numel():
-        return shaped, dh_n.clone()
-    dh_0, y, dy = torch.empty_like(h_0), _rows(y), _rows(dy.to(y.dtype))
+        return dxs, dh_n.clone()
+    dh_0, y, dy, rows = torch.empty_like(h_0), _rows(y), _rows(dy.to(y.dtype)), tuple(map(_rows, dxs))
     fields = (GATES[gate], DTYPES[y.dtype], reverse, _threads(y.numel()), batch, time, width)
     masks = (_pointer(reset), _pointer(lengths))
     states = (h_0.data_ptr(), 0, *_view(dy), dh_n.data_ptr())
     record = _SCAN.pack(
-        *fields, *masks, *_views(xs, width), *_view(y), *states, *_views(dxs, width), dh_0.data_ptr()
+        *fields, *masks, *_views(xs, width), *_view(y), *states, *_views(rows, width), dh_0.data_ptr()
     )
     library.recurra_scan_backward(record)
-    return shaped, dh_0
+    return dxs, dh_0
 
 
 MAX_TAPS = 16  # kMaxTaps in csrc/conv.h
@@ -260,8 +269,8 @@ def conv(
 ) -> tuple[Tensor, Tensor]:
     """(y, state_n) of the causal depthwise convolution; weight [D, K], state [B, K-1, D] in its dtype."""
     library = _require(x)
-    x, state = _rows(x), state.contiguous()
-    y, state_n = _advise(empty_rows(x, x.shape[2])), torch.empty_like(state)
+    y, x, state = _advise(empty_as(x)), _rows(x), state.contiguous()
+    state_n = torch.empty_like(state)
     if not y.numel():
         return y, state.clone()
     taps = weight.to(state.dtype).t().contiguous()
@@ -284,12 +293,12 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and state."""
     library = _require(x)
-    x, dy, state = _rows(x), _rows(dy.to(x.dtype)), state.contiguous()
-    dx, dstate = _advise(torch.empty_like(x)), torch.empty_like(state)
+    dx, x, dy, state = _advise(empty_as(x)), _rows(x), _rows(dy.to(x.dtype)), state.contiguous()
+    dstate = torch.empty_like(state)
     batch, _, width = x.shape
     taps = weight.to(state.dtype).t().contiguous()
     if not x.numel():
-        return dx, torch.zeros_like(weight), weight.new_zeros(width), dstate_n.clone()
+        return dx, weight.new_zeros(weight.shape), weight.new_zeros(width), dstate_n.clone()
     dweight, dbias = state.new_empty(batch, *taps.shape), state.new_empty(batch, width)
     fields = (DTYPES[x.dtype], _threads(x.numel()), *x.shape, weight.shape[1])
     masks = (_pointer(reset), _pointer(lengths))
@@ -297,7 +306,7 @@ def conv_backward(
     tensors = (taps.data_ptr(), 0, state.data_ptr(), 0, *_view(dy), dstate_n.data_ptr(), *_view(dx))
     grads = (dweight.data_ptr(), dbias.data_ptr(), dstate.data_ptr())
     library.recurra_conv_backward(_CONV.pack(*fields, *masks, *_view(x), 0, 0, 0, *tensors, *grads))
-    return dx, dweight.sum(0).t().to(weight.dtype), dbias.sum(0).to(weight.dtype), dstate
+    return dx, dweight.sum(0).t().to(weight.dtype).contiguous(), dbias.sum(0).to(weight.dtype), dstate
 
 
 def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ Two of torch's own products are left behind on a CPU: few rows run at a quarter 
 AMD processors with AVX-512 fp32 stays at half the machine's rate (csrc/product.h).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -28,13 +29,17 @@ def _few_rows(x: Tensor, weight: Tensor) -> bool:
     return few and x.is_contiguous() and weight.is_contiguous() and native.takes(x, weight)
 
 
+def _rows(x: Tensor) -> Tensor:
+    # Not -1: an axis may be empty.
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def _cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     bias = None if bias is None else bias.contiguous()
     if _few_rows(x, weight):
         return native.matvec(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.numel() and weight.numel() and x.dtype == torch.float32 and native.prefers_product():
-        return native.product(rows, weight, bias).view(*x.shape[:-1], -1)
+    if x.numel() and weight.numel() and x.dtype == torch.float32 and native.prefers_product():
+        return native.product(_rows(x), weight, bias).view(*x.shape[:-1], -1)
     return torch_linear(x, weight, bias)
 
 
@@ -46,10 +51,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     # Products again, so that this can be differentiated as often as one likes.
     x, weight = ctx.saved_tensors
-    rows = dy.reshape(-1, dy.shape[-1])
+    rows = _rows(dy)
     need_x, need_weight, need_bias = ctx.needs_input_grad
     dx = project(dy, weight.t()) if need_x else None
-    dweight = project(rows.t(), x.reshape(-1, x.shape[-1]).t()) if need_weight else None
+    dweight = project(rows.t(), _rows(x).t()) if need_weight else None
     return dx, dweight, rows.sum(0) if need_bias else None
 
 
