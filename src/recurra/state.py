@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,19 +52,20 @@ class ShiftState(NamedTuple):
 KINDS: dict[str, type] = {kind.__name__: kind for kind in (LinearState, ConvState, ShiftState)}
 
 
-def _rebuild(like: Any, parts: list[Any]) -> Any:
-    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+def _structure(state: Any) -> Any:
+    return (type(state), len(state)) if isinstance(state, tuple | list) else isinstance(state, Tensor)
 
 
-def _map(f: Callable[..., Tensor], *states: Any) -> Any:
-    first = states[0]
-    if isinstance(first, Tensor):
-        return f(*states)
-    if not isinstance(first, tuple | list):
+def _map(f: Callable[..., Any], *states: S) -> S:
+    first: Any = states[0]
+    if not isinstance(first, Tensor | tuple | list):
         raise TypeError(f"state must be made of tensors, tuples and lists, got {type(first).__name__}")
-    if any(type(s) is not type(first) or len(s) != len(first) for s in states):
+    if any(_structure(s) != _structure(first) for s in states):
         raise ValueError("states differ in structure")
-    return _rebuild(first, [_map(f, *parts) for parts in zip(*states, strict=True)])
+    if isinstance(first, Tensor):
+        return cast(S, f(*states))
+    parts = [_map(f, *parts) for parts in zip(*cast(Any, states), strict=True)]
+    return cast(S, type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts))
 
 
 def detach(state: S) -> S:
@@ -73,25 +74,35 @@ def detach(state: S) -> S:
 
 
 def to(state: S, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> S:
-    """The same state on another device or in another dtype."""
-    return _map(lambda x: x.to(device=device, dtype=dtype), state)
+    """The same state on another device or in another dtype, whose complex sibling complex parts take."""
+
+    def move(x: Tensor) -> Tensor:
+        if dtype is None or not (x.is_floating_point() or x.is_complex()):
+            return x.to(device=device)
+        return x.to(device=device, dtype=dtype.to_complex() if x.is_complex() else dtype)
+
+    return _map(move, state)
+
+
+def _index(rows: Tensor | Sequence[int] | slice, size: int) -> Tensor:
+    if isinstance(rows, slice):
+        return torch.tensor(range(size)[rows], dtype=torch.int64)
+    index = torch.as_tensor(rows)
+    if index.dtype == torch.bool:
+        if tuple(index.shape) != (size,):
+            raise IndexError(f"rows is a mask of {list(index.shape)}, the state has {size} rows")
+        return index.nonzero().flatten()
+    if index.is_floating_point() and index.numel():
+        raise TypeError(f"rows must be integers, a mask or a slice, got {index.dtype}")
+    return index.long()
 
 
 def select(state: S, rows: Tensor | Sequence[int] | slice, dim: int = 0) -> S:
     """Rows of the batch, in the order given; `dim=1` for the [layers, B, H] layout of torch.nn.
 
-    Raises IndexError for a row that is not there.
+    rows: integers, a mask or a slice. Raises IndexError for a row that is not there.
     """
-
-    def pick(x: Tensor) -> Tensor:
-        if isinstance(rows, slice):
-            index = torch.arange(x.shape[dim], device=x.device)[rows]
-        else:
-            index = torch.as_tensor(rows, device=x.device)
-            index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
-        return x.index_select(dim, index)
-
-    return _map(pick, state)
+    return _map(lambda x: x.index_select(dim, _index(rows, x.shape[dim]).to(x.device)), state)
 
 
 def concatenate(states: Sequence[S], dim: int = 0) -> S:
@@ -103,6 +114,9 @@ def concatenate(states: Sequence[S], dim: int = 0) -> S:
 
 def _describe(state: Any, tensors: list[Tensor]) -> Any:
     if isinstance(state, Tensor):
+        if state.is_complex():  # of which the file format has no double precision
+            pairs = torch.view_as_real(state.resolve_conj())
+            return {"kind": "complex", "parts": [_describe(pairs, tensors)]}
         tensors.append(state)
         return len(tensors) - 1
     kind = type(state).__name__
@@ -113,8 +127,10 @@ def _describe(state: Any, tensors: list[Tensor]) -> Any:
 
 def _restore(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, int):
-        return tensors[str(tree)]
+        return tensors.pop(str(tree))
     parts = [_restore(part, tensors) for part in tree["parts"]]
+    if tree["kind"] == "complex":
+        return torch.view_as_complex(*parts)
     if tree["kind"] in KINDS:
         return KINDS[tree["kind"]](*parts)
     return {"tuple": tuple, "list": list}[tree["kind"]](parts)
@@ -139,6 +155,10 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
     try:
         with safe_open(path, framework="pt", device=str(device)) as f:
             tree = json.loads((f.metadata() or {})["recurra_state"])
-            return _restore(tree, {name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{os.fspath(path)} is not a recurra state file: {e}") from e
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            state = _restore(tree, tensors)
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise ValueError(f"{os.fspath(path)} is not a recurra state file: {e!r}") from e
+    if tensors:
+        raise ValueError(f"{os.fspath(path)} is not a recurra state file: it also holds {', '.join(tensors)}")
+    return state
