@@ -20,6 +20,9 @@ extern const Kernels kernels;
 namespace x86_64_v3 {
 extern const Kernels kernels;
 }
+namespace x86_64_v4 {
+extern const Kernels kernels;
+}
 #endif
 
 namespace {
@@ -44,12 +47,13 @@ class Buffer {
   void require_written(const char* what) const {
     for (i64 i = 0; i < count_; ++i) {
       if (std::isfinite(get(i))) continue;
-      std::fprintf(stderr, "%s: number %lld of %lld was not written\n", what, (long long)i, (long long)count_);
+      std::fprintf(stderr, "%s: number %lld was not written\n", what, (long long)i);
       std::exit(1);
     }
   }
 
   char* data() const { return bytes_.get(); }
+  float* floats() const { return reinterpret_cast<float*>(data()); }
   i64 element_size(i64 dtype) const { return size_ * (is_complex(dtype) ? 2 : 1); }
 
  private:
@@ -75,8 +79,10 @@ class Buffer {
 struct Shape {
   i64 batch, time, width;
   bool time_first, masked;
-  i64 threads;
 
+  // The second layout is also the one that runs in reverse, on two threads.
+  bool reverse() const { return time_first; }
+  i64 threads() const { return time_first ? 2 : 1; }
   i64 elements() const { return batch * time * width; }
 
   // Part `part` of rows that hold `parts` of them side by side.
@@ -92,7 +98,8 @@ struct Masks {
   std::unique_ptr<std::uint8_t[]> reset;
   std::unique_ptr<i64[]> lengths;
   explicit Masks(const Shape& s)
-      : reset(s.masked ? new std::uint8_t[s.batch * s.time] : nullptr), lengths(s.masked ? new i64[s.batch] : nullptr) {
+      : reset(s.masked ? new std::uint8_t[s.batch * s.time] : nullptr),
+        lengths(s.masked ? new i64[s.batch] : nullptr) {
     if (!s.masked) return;
     for (i64 i = 0; i < s.batch * s.time; ++i) reset[i] = i % 3 == 0;
     const i64 ends[] = {s.time - 1, 0, s.time + 7};
@@ -100,7 +107,7 @@ struct Masks {
   }
 };
 
-void run_scan(const Kernels& kernels, const Shape& s, i64 gate, i64 dtype, bool reverse) {
+void run_scan(const Kernels& kernels, const Shape& s, i64 gate, i64 dtype) {
   const i64 parts = gate < kMinLstmPositive ? 2 : 3, state = state_dtype(dtype);
   const Masks masks(s);
   Buffer x(dtype, s.elements() * parts), y(dtype, s.elements()), dy(dtype, s.elements());
@@ -109,7 +116,7 @@ void run_scan(const Kernels& kernels, const Shape& s, i64 gate, i64 dtype, bool 
   x.fill(), dy.fill(), h_0.fill(), dh_n.fill();
 
   Scan scan{};
-  scan.gate = gate, scan.dtype = dtype, scan.reverse = reverse, scan.threads = s.threads;
+  scan.gate = gate, scan.dtype = dtype, scan.reverse = s.reverse(), scan.threads = s.threads();
   scan.batch = s.batch, scan.time = s.time, scan.width = s.width;
   scan.reset = masks.reset.get(), scan.lengths = masks.lengths.get();
   for (i64 i = 0; i < parts; ++i) scan.x[i] = s.view(x, dtype, i, parts);
@@ -133,7 +140,7 @@ void run_conv(const Kernels& kernels, const Shape& s, i64 dtype, i64 taps, bool 
   x.fill(), weight.fill(), bias.fill(), before.fill(), dy.fill(), dafter.fill();
 
   Conv conv{};
-  conv.dtype = dtype, conv.threads = s.threads, conv.taps = taps;
+  conv.dtype = dtype, conv.threads = s.threads(), conv.taps = taps;
   conv.batch = s.batch, conv.time = s.time, conv.width = s.width;
   conv.reset = masks.reset.get(), conv.lengths = masks.lengths.get();
   conv.x = s.view(x, dtype), conv.y = s.view(y, dtype);
@@ -149,55 +156,72 @@ void run_conv(const Kernels& kernels, const Shape& s, i64 dtype, i64 taps, bool 
   dbias.require_written("conv dbias"), dbefore.require_written("conv dstate");
 }
 
-void run_matvec(const Kernels& kernels, i64 dtype, i64 threads, i64 rows, i64 inputs, i64 outputs, bool biased) {
-  Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs), y(dtype, rows * outputs);
+void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
+  Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
+  Buffer y(dtype, rows * outputs);
   x.fill(), weight.fill(), bias.fill();
-  kernels.matvec({dtype, threads, rows, inputs, outputs, x.data(), weight.data(),
-                  biased ? bias.data() : nullptr, y.data()});
+  char* const added = rows > 1 ? bias.data() : nullptr;
+  kernels.matvec({dtype, 1 + rows % 2, rows, inputs, outputs, x.data(), weight.data(), added, y.data()});
   y.require_written("matvec y");
 }
 
+void run_product(const Kernels& kernels, i64 rows, i64 columns, i64 depth, bool a_turned, bool b_turned) {
+  const i64 round = (columns + 31) / 32 * 32, strips = b_turned ? 32 : round < 512 ? round : 512;
+  Buffer a(kFloat32, rows * depth), b(kFloat32, depth * columns), bias(kFloat32, columns);
+  Buffer c(kFloat32, rows * columns), scratch(kFloat32, depth * strips);
+  a.fill(), b.fill(), bias.fill();
+
+  Product product{};
+  product.threads = a_turned ? 2 : 1, product.rows = rows, product.columns = columns, product.depth = depth;
+  product.a = a.floats(), product.a_row = a_turned ? 1 : depth, product.a_depth = a_turned ? rows : 1;
+  product.b = b.floats(), product.b_depth = b_turned ? columns : 1, product.b_column = b_turned ? 1 : depth;
+  product.bias = a_turned ? bias.floats() : nullptr;
+  product.c = c.floats(), product.scratch = scratch.floats();
+  kernels.product(product);
+  c.require_written("product c");
+}
+
 void run_shape(const Kernels& kernels, const Shape& s) {
-  for (bool reverse : {false, true}) {
-    for (i64 dtype = kFloat32; dtype <= kComplex128; ++dtype) run_scan(kernels, s, kLinear, dtype, reverse);
-    for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
-      for (i64 gate = kMinGruPositive; gate <= kMinLstmUnnormalizedTanh; ++gate) {
-        run_scan(kernels, s, gate, dtype, reverse);
-      }
-    }
+  for (i64 dtype = kFloat32; dtype <= kComplex128; ++dtype) {
+    const i64 gates = is_complex(dtype) ? kLinear : kMinLstmUnnormalizedTanh;
+    for (i64 gate = kLinear; gate <= gates; ++gate) run_scan(kernels, s, gate, dtype);
   }
   for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
     for (i64 taps : {1, 2, 4, 16}) run_conv(kernels, s, dtype, taps, s.masked);
   }
 }
 
-void run(const Kernels& kernels) {
+void run(const char* name, const Kernels& kernels) {
   for (i64 width : {1, 3, 17, 65}) {
     for (i64 time : {0, 1, 5}) {
       for (i64 batch : {1, 3}) {
         for (bool masked : {false, true}) {
-          run_shape(kernels, {batch, time, width, false, masked, 1});
-          run_shape(kernels, {batch, time, width, true, masked, 2});
+          for (bool time_first : {false, true}) run_shape(kernels, {batch, time, width, time_first, masked});
         }
       }
     }
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
       for (i64 rows : {1, 3, 4, 16}) {
-        for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, 1 + rows % 2, rows, width, outputs, rows > 1);
+        for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
       }
     }
   }
+  constexpr i64 products[][3] = {{1, 1, 1}, {5, 33, 17}, {29, 33, 257}, {13, 545, 17}};
+  for (const auto& [rows, columns, depth] : products) {
+    for (i64 layout = 0; layout < 4; ++layout) {
+      run_product(kernels, rows, columns, depth, layout / 2, layout % 2);
+    }
+  }
+  std::printf("%s: clean\n", name);
 }
 
 }  // namespace
 }  // namespace recurra
 
 int main() {
-  recurra::run(recurra::portable::kernels);
-  std::puts("portable: clean");
+  recurra::run("portable", recurra::portable::kernels);
 #if defined(RECURRA_X86)
-  if (!__builtin_cpu_supports("x86-64-v3")) return 0;
-  recurra::run(recurra::x86_64_v3::kernels);
-  std::puts("x86_64_v3: clean");
+  if (__builtin_cpu_supports("avx2")) recurra::run("x86-64-v3", recurra::x86_64_v3::kernels);
+  if (__builtin_cpu_supports("avx512vl")) recurra::run("x86-64-v4", recurra::x86_64_v4::kernels);
 #endif
 }
