@@ -134,6 +134,11 @@ def _states_before(
     return before if cut is None else before.masked_fill(widen(cut, before), 0)
 
 
+def _conj(x: Tensor) -> Tensor:
+    # Not x.conj(): it marks a view, and inside an op of a compiled graph nothing looks at the mark.
+    return x.conj_physical() if x.is_complex() else x
+
+
 def _pullback(
     dh: Tensor,
     dh_n: Tensor,
@@ -147,13 +152,13 @@ def _pullback(
     """Gradients of a, b, h_0 by one reversed `linear`; itself differentiable any number of times."""
     if not h.shape[1]:
         return torch.zeros_like(a), torch.zeros_like(h), dh_n.clone()
-    a_eff = a.to(h_0.dtype).conj()
+    a_eff = _conj(a.to(h_0.dtype))
     cut = cuts(reset, lengths, reverse)
     if cut is not None:
         a_eff = a_eff.masked_fill(widen(cut, a), 0)
     factor = _previous(a_eff, torch.ones_like(h_0), lengths, not reverse)
     g, first = recur(factor, dh.to(h_0.dtype), dh_n, None, lengths, not reverse)
-    da = g * _states_before(h, h_0, reset, lengths, reverse).conj()
+    da = g * _conj(_states_before(h, h_0, reset, lengths, reverse))
     last = a_eff[:, 0]
     if reverse and lengths is not None:
         index = (lengths - 1).clamp(min=0)

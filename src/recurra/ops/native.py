@@ -294,7 +294,7 @@ def conv_backward(
     """Gradients of x, weight, bias and state."""
     library = _require(x)
     dx, x, dy, state = _advise(empty_as(x)), _rows(x), _rows(dy.to(x.dtype)), state.contiguous()
-    dstate = torch.empty_like(state)
+    dstate, dstate_n = torch.empty_like(state), dstate_n.to(state.dtype).contiguous()
     batch, _, width = x.shape
     taps = weight.to(state.dtype).t().contiguous()
     if not x.numel():
@@ -302,7 +302,6 @@ def conv_backward(
     dweight, dbias = state.new_empty(batch, *taps.shape), state.new_empty(batch, width)
     fields = (DTYPES[x.dtype], _threads(x.numel()), *x.shape, weight.shape[1])
     masks = (_pointer(reset), _pointer(lengths))
-    dstate_n = dstate_n.to(state.dtype).contiguous()
     tensors = (taps.data_ptr(), 0, state.data_ptr(), 0, *_view(dy), dstate_n.data_ptr(), *_view(dx))
     grads = (dweight.data_ptr(), dbias.data_ptr(), dstate.data_ptr())
     library.recurra_conv_backward(_CONV.pack(*fields, *masks, *_view(x), 0, 0, 0, *tensors, *grads))
