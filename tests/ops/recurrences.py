@@ -1,0 +1,227 @@
+"""The table of the recurrent ops, what a law draws for a row of it, and the truth it is held to."""
+
+import os
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from recurra import ops
+from recurra.ops import native
+from recurra.ops.gated import CANDIDATES, FUSIONS, mingru_step, minlstm_step
+from recurra.ops.linear import linear_step
+from recurra.ops.loop import unroll
+from recurra.state import LinearState
+
+Inputs = tuple[Tensor, ...]
+REAL = (torch.float32, torch.float64, torch.bfloat16)
+COMPLEX = (torch.complex64, torch.complex128)
+
+
+class Row(NamedTuple):
+    """An op: its step, its public function, and the signs with which its gates keep."""
+
+    step: Callable[..., Any]
+    call: Callable[..., Any]
+    dtypes: tuple[torch.dtype, ...] = REAL
+    keeps: tuple[float, ...] = ()  # of every gate behind the candidate; () where the inputs are a and b
+
+
+def _gated(cell: str, candidate: str, keeps: tuple[float, ...], **how: bool) -> Row:
+    step, call = {"mingru": (mingru_step, ops.mingru), "minlstm": (minlstm_step, ops.minlstm)}[cell]
+    how = {"candidate": candidate, **how}
+    return Row(partial(step, **how), partial(call, **how), REAL, keeps)
+
+
+ROWS: dict[str, Row] = {
+    "linear": Row(linear_step, ops.linear),
+    "linear complex": Row(linear_step, ops.linear, COMPLEX),
+    **{f"mingru {c}": _gated("mingru", c, (-1,)) for c in CANDIDATES},
+    **{f"minlstm {c}": _gated("minlstm", c, (1, -1)) for c in CANDIDATES},
+    **{f"minlstm raw {c}": _gated("minlstm", c, (1, -1), normalized=False) for c in CANDIDATES},
+}
+assert len(ROWS) == len(FUSIONS) + 2, "a fusion has no row here"
+
+
+# ----------------------------------------------------------------------------------------------
+# What is drawn.
+
+# What the steps do with the state: with uniform decays a scan one pass short would go unseen.
+KINDS = {"mixed": None, "forget all": (0.0, -40.0), "forget nothing": (1.0, 40.0), "slowly": (0.999, 6.9)}
+MASKS = ("none", "reset", "lengths", "both", "all true", "all false")
+
+
+class Case(NamedTuple):
+    """One pairing of what a law varies."""
+
+    time: int
+    width: int
+    masks: str = "none"
+    reverse: bool = False
+    kind: str = "mixed"
+    batch: int = 3
+
+    def __str__(self) -> str:
+        way = "reversed" if self.reverse else "forward"
+        return f"B{self.batch}-T{self.time}-D{self.width}-{self.masks}-{way}-{self.kind}"
+
+
+def pairings(seed: int) -> list[Case]:
+    """Every time with every kind of masks; the rest paired, differently for every seed."""
+    times, widths = (0, 1, 2, 7, 64, 65, 257), (1, 3, 16, 17, 64, 65, 130)
+    return [
+        Case(
+            time,
+            widths[(3 * i + i // 7 + seed) % 7],
+            masks,
+            bool((i + i // 7 + seed) % 2),
+            list(KINDS)[(i + i // 4 + seed) % 4],
+            (1, 2, 3)[(i + seed) % 3],
+        )
+        for i, (time, masks) in enumerate((time, masks) for masks in MASKS for time in times)
+    ]
+
+
+class Drawn(NamedTuple):
+    """Inputs and initial state, masks, and the cotangents of outputs and final state."""
+
+    xs: Inputs
+    h_0: Tensor
+    reset: Tensor | None
+    lengths: Tensor | None
+    dy: Tensor
+    dh_n: Tensor
+
+
+def draw_masks(case: Case, draw: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
+    """reset and lengths as the case says; 'all true' and 'all false' are constant ones."""
+    batch, time = case.batch, case.time
+    reset = torch.rand(batch, time, generator=draw) < 0.2
+    lengths = torch.randint(0, time + 1, (batch,), generator=draw)
+    return {
+        "none": (None, None),
+        "reset": (reset, None),
+        "lengths": (None, lengths),
+        "both": (reset, lengths),
+        "all true": (torch.ones_like(reset), torch.full_like(lengths, time)),
+        "all false": (torch.zeros_like(reset), torch.zeros_like(lengths)),
+    }[case.masks]
+
+
+def draw(row: Row, case: Case, dtype: torch.dtype, seed: int = 0) -> Drawn:
+    """What one case stands for, the same for every form."""
+    rng = torch.Generator().manual_seed(seed)
+    shape, state = (case.batch, case.time, case.width), torch.promote_types(dtype, torch.float32)
+    normal = partial(torch.randn, generator=rng, dtype=torch.promote_types(dtype, torch.float32))
+    xs: Inputs
+    if row.keeps:
+        xs = (_gates(row, case, rng, normal(*shape[:2], case.width * (1 + len(row.keeps)))),)
+    else:
+        xs = (_decays(case, normal(*shape)), normal(*shape))
+    h_0, dh_n, dy = normal(case.batch, case.width), normal(case.batch, case.width), normal(*shape)
+    masks = draw_masks(case, rng)
+    return Drawn(tuple(x.to(dtype) for x in xs), h_0.to(state), *masks, dy.to(dtype), dh_n.to(state))
+
+
+def _decays(case: Case, x: Tensor) -> Tensor:
+    level = KINDS[case.kind]
+    return x / (1 + x.abs()) if level is None else torch.full_like(x, level[0])
+
+
+def _gates(row: Row, case: Case, rng: torch.Generator, x: Tensor) -> Tensor:
+    level = KINDS[case.kind]
+    if level is None:
+        return x
+    # One gate in eight stays open: a gradient through shut gates alone is all rounding, in fp64 too.
+    shut = torch.rand(case.batch, case.time, case.width, generator=rng) < 7 / 8
+    shut[:, :1, :1] = False
+    k, *gates = x.split(case.width, -1)
+    shut_gates = [torch.where(shut, sign * level[1], g) for sign, g in zip(row.keeps, gates, strict=True)]
+    return torch.cat([k, *shut_gates], -1)
+
+
+def _every_other_step(x: Tensor) -> Tensor:
+    return torch.stack([x, x], 2).flatten(1, 2)[:, ::2]
+
+
+# The same shape laid out in memory in other ways; the last three repeat what they have.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": Tensor.contiguous,
+    "time first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "channels first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "every other step": _every_other_step,
+    "inner channels": lambda x: torch.cat([x, x, x], 2)[:, :, x.shape[2] : 2 * x.shape[2]],
+    "one row": lambda x: x[:1].expand_as(x),
+    "one step": lambda x: x[:, :1].expand_as(x),
+    "one channel": lambda x: x[:, :, :1].expand_as(x),
+}
+
+
+# ----------------------------------------------------------------------------------------------
+# The forms, and what comes out of them.
+
+
+def loop(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The step, once after the other."""
+    reset, lengths, reverse = rest
+    if not xs[0].shape[1]:
+        return xs[-1][..., : h_0.shape[-1]].clone(), h_0.clone()
+    y, state = unroll(row.step, xs, LinearState(h_0), reset, lengths, reverse=reverse)
+    return y.to(xs[0].dtype), state.h
+
+
+def plain(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """What one calls, on a machine without kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "takes", lambda *_: False)
+        return public(row, xs, h_0, *rest)
+
+
+def compiled(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """What one calls, through the C++ kernels and nothing else."""
+    assert native.available()
+    assert native.takes(*xs)
+    return public(row, xs, h_0, *rest)
+
+
+def public(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """What one calls."""
+    reset, lengths, reverse = rest
+    y, state = row.call(*xs, LinearState(h_0), reset, lengths, reverse=reverse)
+    return y, state.h
+
+
+NATIVE = pytest.mark.skipif(os.environ.get("RECURRA_ISA") == "none", reason="RECURRA_ISA=none")
+FORMS = [loop, plain, pytest.param(compiled, marks=NATIVE)]
+
+
+def results(form: Callable[..., Any], row: Row, drawn: Drawn, reverse: bool) -> dict[str, Tensor]:
+    """Outputs, final state, and the gradients of every input and of the initial state."""
+    leaves = [x.detach().requires_grad_() for x in (*drawn.xs, drawn.h_0)]
+    out = form(row, tuple(leaves[:-1]), leaves[-1], drawn.reset, drawn.lengths, reverse)
+    grads = torch.autograd.grad(out, leaves, (drawn.dy, drawn.dh_n), materialize_grads=True)
+    names = ["a", "b"] if len(drawn.xs) == 2 else ["gates"]
+    return dict(zip(["y", "h_n", *(f"d{n}" for n in names), "dh_0"], (*out, *grads), strict=True))
+
+
+def widen(x: Tensor | None) -> Any:
+    """The same numbers in fp64 or complex128; masks as they are."""
+    if x is None or not (x.is_floating_point() or x.is_complex()):
+        return x
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def truth(row: Row, drawn: Drawn, reverse: bool) -> dict[str, Tensor]:
+    """The fp64 step loop and autograd through it, on the same numbers."""
+    wide = Drawn(tuple(widen(x) for x in drawn.xs), *(widen(x) for x in drawn[1:]))
+    return results(loop, row, wide, reverse)
+
+
+@cache
+def drawn_truth(name: str, case: Case, dtype: torch.dtype) -> tuple[Drawn, dict[str, Tensor]]:
+    """Inputs of a case and what must come out; kept for the forms that follow."""
+    drawn = draw(ROWS[name], case, dtype)
+    return drawn, truth(ROWS[name], drawn, case.reverse)
