@@ -10,7 +10,7 @@ demo: build ## minGRU beside nn.GRU on Python's own source, a minute each
 test: export RECURRA_REQUIRE_NATIVE = 1
 test: export SKBUILD_CMAKE_DEFINE = RECURRA_STRICT=ON
 test: lint build ## all but the slow tests
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 lint: .venv/tools
 	$(BIN)/ruff check .
