@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -87,8 +88,13 @@ def test_the_picture_needs_its_extra(tmp_path, monkeypatch, capsys):
 def test_peak_memory_counts_the_pass_and_not_the_process():
     # The output takes 16 MiB, the gradient of the input 8; torch itself hundreds.
     assert 16 < memory.peak("its GEMMs (D -> 2D)", (64, 512, 64), 1) < 64
-    with pytest.raises(RuntimeError, match="memory of nothing"):
-        memory.peak("nothing", (1, 1, 1), 1)
+
+
+@pytest.mark.skipif(not memory.CLEAR.exists(), reason="peak memory is measured on Linux alone")
+def test_a_failed_measurement_names_its_contender(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match=r"memory of nn\.GRU at \(1, 2, 3\) failed: exit code 1"):
+        memory.peak("nn.GRU", (1, 2, 3), 1)
 
 
 def test_peak_memory_is_none_where_the_system_does_not_tell(monkeypatch, tmp_path):

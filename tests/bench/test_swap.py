@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 
 from recurra.bench import swap, swap_tasks
-from recurra.bench.swap import DEPTHS, REPLACES, Net, build, matched, parameters
+from recurra.bench.swap import DEPTHS, REPLACES, Net, matched, size
 from recurra.bench.swap_tasks import TASKS, read_ts
 from recurra.cli import bench
 
@@ -28,18 +28,22 @@ def vowels(tmp_path, monkeypatch):
     monkeypatch.setenv("RECURRA_DATA", str(tmp_path))
 
 
-@pytest.mark.parametrize("budget_of", [64, 128])
+@pytest.mark.parametrize("task", ["adding", "bytes"])
 @pytest.mark.parametrize("model", list(DEPTHS))
-def test_stacks_have_equal_parameters(model, budget_of):
-    budget = parameters(build(REPLACES[model], budget_of, 1))
+def test_models_have_equal_parameters(model, task):
+    task = TASKS[task]()
+    budget = size(task, REPLACES[model], 1, task.hidden)
     for layers in DEPTHS[model]:
-        size = parameters(build(model, matched(model, layers, budget), layers))
-        assert abs(size / budget - 1) <= 0.02
+        hidden = matched(task, model, layers)
+        net = Net(task, model, layers, hidden)
+        assert sum(p.numel() for p in net.parameters()) == size(task, model, layers, hidden)
+        assert abs(size(task, model, layers, hidden) / budget - 1) <= 0.02
 
 
 def test_a_budget_that_cannot_be_met_is_refused():
+    task = TASKS["adding"]()._replace(hidden=2)
     with pytest.raises(ValueError, match="within 2 %"):
-        matched("MinGRU", 3, 10)
+        matched(task, "MinGRU", 3)
 
 
 def test_the_adding_problem_adds():
@@ -78,7 +82,7 @@ def test_ts_files_are_parsed(tmp_path):
 @pytest.mark.usefixtures("vowels")
 def test_padding_is_not_read(model):
     task = TASKS["vowels"]()
-    net = Net(task, build(model, 8, 1), 8)
+    net = Net(task, model, 1, 8)
     batch = task.test[0]
     alone = batch._replace(x=batch.x[1:, :2], lengths=batch.lengths[1:], target=batch.target[1:])
     assert batch.lengths.tolist() == [3, 2]

@@ -1,6 +1,6 @@
 """The honest swap table: nn.GRU and nn.LSTM against MinGRU and MinLSTM of 1, 2 and 3 layers.
 
-Equal parameters in the recurrent stack (within 2 %), equal optimizer, learning rate, steps, batches and
+Equal parameters of the whole model (within 2 %), equal optimizer, learning rate, steps, batches and
 order; between the layers of a stack there is nothing. Each finished run is a row of the CSV, and a run
 that has its row is not repeated.
 """
@@ -43,40 +43,15 @@ class Run(NamedTuple):
     steps: int
 
 
-def parameters(module: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def build(model: str, hidden: int, layers: int, device: str = "cpu") -> nn.Module:
-    """A recurrent stack from EMBED to hidden, batch first."""
-    return FAMILIES[model](EMBED, hidden, layers, batch_first=True, device=device)
-
-
-def matched(model: str, layers: int, budget: int) -> int:
-    """The hidden size whose stack comes nearest to `budget` parameters. Raises ValueError if 2 % off."""
-
-    def off(hidden: int) -> float:
-        return abs(parameters(build(model, hidden, layers, "meta")) / budget - 1)
-
-    low, high = 1, budget
-    while low < high:
-        middle = (low + high) // 2
-        enough = parameters(build(model, middle, layers, "meta")) >= budget
-        low, high = (low, middle) if enough else (middle + 1, high)
-    best = min((max(low - 1, 1), low), key=off)
-    if off(best) > 0.02:
-        raise ValueError(f"no hidden size gives {layers} layers of {model} {budget} parameters within 2 %")
-    return best
-
-
 class Net(nn.Module):
     """Embedding, recurrent stack, head; read at the last step of each row or at every step."""
 
-    def __init__(self, task: Task, rnn: nn.Module, hidden: int) -> None:
+    def __init__(self, task: Task, model: str, layers: int, hidden: int) -> None:
         super().__init__()
-        self.embed, self.rnn, self.head = task.embed(), rnn, nn.Linear(hidden, task.outputs)
         self.every_step = task.every_step
+        self.embed = task.embed()
+        self.rnn = FAMILIES[model](EMBED, hidden, layers, batch_first=True)
+        self.head = nn.Linear(hidden, task.outputs)
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, outputs], or [B, T, outputs] at every step."""
@@ -91,6 +66,26 @@ class Net(nn.Module):
         last = state[0][-1] if isinstance(state, tuple) else state[-1]
         y: Tensor = self.head(out if self.every_step else last)
         return y
+
+
+def size(task: Task, model: str, layers: int, hidden: int) -> int:
+    """Parameters of the whole model, which is not made."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Net(task, model, layers, hidden).parameters())
+
+
+def matched(task: Task, model: str, layers: int) -> int:
+    """The hidden size that comes nearest to the model which is replaced. Raises ValueError if 2 % off."""
+    budget = size(task, REPLACES[model], 1, task.hidden)
+    low, high = 1, budget
+    while low < high:
+        middle = (low + high) // 2
+        enough = size(task, model, layers, middle) >= budget
+        low, high = (low, middle) if enough else (middle + 1, high)
+    hidden = min(max(low - 1, 1), low, key=lambda h: abs(size(task, model, layers, h) - budget))
+    if abs(size(task, model, layers, hidden) / budget - 1) > 0.02:
+        raise ValueError(f"no width of {layers} layers of {model} has {budget} parameters within 2 %")
+    return hidden
 
 
 def train(net: Net, task: Task, seed: int, steps: int) -> float:
@@ -119,13 +114,13 @@ def quality(net: Net, task: Task) -> float:
 
 def finish(run: Run, task: Task) -> Row:
     """Train one model and measure it."""
-    budget = parameters(build(REPLACES[run.model], task.hidden, 1, "meta"))
-    hidden = matched(run.model, run.layers, budget)
+    hidden = matched(task, run.model, run.layers)
     torch.manual_seed(run.seed)
-    net = Net(task, build(run.model, hidden, run.layers), hidden)
+    net = Net(task, run.model, run.layers, hidden)
     seconds = train(net, task, run.seed, run.steps)
-    size = {"hidden": hidden, "parameters": parameters(net.rnn), "rate": task.rate, "metric": task.metric}
-    return {**run._asdict(), **size, "quality": quality(net, task), "seconds": seconds}
+    made = {"hidden": hidden, "parameters": size(task, run.model, run.layers, hidden), "rate": task.rate}
+    measured = {"metric": task.metric, "quality": quality(net, task), "seconds": seconds}
+    return {**run._asdict(), **made, **measured}
 
 
 def plan(tasks: Sequence[str], seeds: int, steps: int | None, made: dict[str, Task]) -> list[Run]:
