@@ -54,6 +54,8 @@ def conv_open(
     y = y if bias is None else y + bias.to(y.dtype)
     if alive is not None:
         y = y.masked_fill(~widen(alive, y), 0)
+    if not history:
+        return y.to(x.dtype), state.clone()
     ends = torch.full_like(cut[:, 0], time) if lengths is None else lengths
     index = ends[:, None] + torch.arange(history, device=x.device)
     same = segment.gather(1, index) == segment.gather(1, (ends[:, None] + history - 1).clamp(min=0))
