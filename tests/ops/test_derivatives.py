@@ -91,11 +91,7 @@ def _scalar(f: Function) -> Function:
     return lambda *xs: sum(y.square().sum() for y in f(*xs))
 
 
-def _each(f: Function, *in_dims: Any) -> Function:
-    return lambda *xs: vmap(f, in_dims=in_dims)(*xs)
-
-
-# Applied to f(gates, h_0). Rows ending in `0` map over axis 0 of what `_stacked` gives.
+# Of f(gates, h_0) -> (y, h_n); MAPPED with one axis more on both.
 TRANSFORMS: dict[str, Function] = {
     "grad": lambda f: grad(_scalar(f), argnums=(0, 1)),
     "vjp": lambda f: lambda *xs: vjp(f, *xs)[1](tuple(torch.ones_like(y) for y in f(*xs))),
@@ -107,12 +103,12 @@ TRANSFORMS: dict[str, Function] = {
     "grad of grad": lambda f: grad(lambda *xs: grad(_scalar(f))(*xs).square().sum()),
 }
 MAPPED: dict[str, Function] = {
-    "both": lambda f: vmap(f),
+    "both": vmap,
     "gates alone": lambda f: lambda g, h: vmap(f, in_dims=(0, None))(g, h[0]),
     "state alone": lambda f: lambda g, h: vmap(f, in_dims=(None, 0))(g[0], h),
     "another axis": lambda f: lambda g, h: vmap(f, in_dims=(2, 1))(g.movedim(0, 2), h.movedim(0, 1)),
     "another axis out": lambda f: vmap(f, out_dims=(1, 2)),
-    "twice": lambda f: lambda g, h: vmap(vmap(f, in_dims=(None, 0)), in_dims=(0, None))(g, h),
+    "twice": lambda f: vmap(vmap(f, in_dims=(None, 0)), in_dims=(0, None)),
     "of grad": lambda f: vmap(grad(_scalar(f), argnums=(0, 1))),
     "grad of": lambda f: grad(_scalar(vmap(f)), argnums=(0, 1)),
     "of jvp": lambda f: vmap(lambda *xs: jvp(f, xs, tuple(x.cos() for x in xs))),

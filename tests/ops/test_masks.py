@@ -1,0 +1,219 @@
+"""What state, reset and lengths mean, for every op with time in it: by cutting sequences up, not by masks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from recurra import ops
+from recurra.ops import native
+from recurra.ops.causal_conv import causal_conv_step
+from recurra.ops.gated import mingru_step, minlstm_step
+from recurra.ops.linear import linear_step
+from recurra.ops.token_shift import token_shift_step
+from recurra.state import ConvState, LinearState, ShiftState, select
+from recurrences import NATIVE
+from tools import close
+from torch import Tensor
+
+BATCH, TIME, WIDTH = 3, 17, 6
+WEIGHT, BIAS = torch.linspace(-1, 1, WIDTH * 4).cos().view(WIDTH, 4), torch.linspace(-1, 1, WIDTH)
+
+Op = Callable[..., tuple[Tensor, Any]]
+# (x [B, T, 6], state, reset, lengths) -> (y, state); its step; some state. Each reads x as it needs.
+OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
+    "linear": (
+        lambda x, *rest, **how: ops.linear(*x.tanh().chunk(2, -1), *rest, **how),
+        lambda x, s: linear_step(*x.tanh().chunk(2, -1), s),
+        lambda: LinearState(torch.randn(BATCH, WIDTH // 2)),
+    ),
+    "mingru": (ops.mingru, mingru_step, lambda: LinearState(torch.randn(BATCH, WIDTH // 2))),
+    "minlstm": (ops.minlstm, minlstm_step, lambda: LinearState(torch.randn(BATCH, WIDTH // 3))),
+    "causal_conv": (
+        lambda x, *rest: ops.causal_conv(x, WEIGHT, BIAS, *rest),
+        partial(causal_conv_step, weight=WEIGHT, bias=BIAS),
+        lambda: ConvState(torch.randn(BATCH, 3, WIDTH)),
+    ),
+    "causal_conv of one tap": (
+        lambda x, *rest: ops.causal_conv(x, WEIGHT[:, :1], None, *rest),
+        partial(causal_conv_step, weight=WEIGHT[:, :1]),
+        lambda: ConvState(torch.randn(BATCH, 0, WIDTH)),
+    ),
+    "token_shift": (ops.token_shift, token_shift_step, lambda: ShiftState(torch.randn(BATCH, WIDTH))),
+}
+REVERSIBLE = ["linear", "mingru", "minlstm"]
+
+
+@pytest.fixture(params=["plain", pytest.param("kernels", marks=NATIVE)], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "plain":
+        monkeypatch.setattr(native, "takes", lambda *_: False)
+
+
+@pytest.fixture(params=OPS)
+def named(request: pytest.FixtureRequest) -> tuple[Op, Op, Any]:
+    op, step, state = OPS[request.param]
+    return op, step, state()
+
+
+def _zeros(state: Any) -> Any:
+    return type(state)(*(torch.zeros_like(x) for x in state))
+
+
+def _same(got: tuple[Tensor, Any], want: tuple[Tensor, Any]) -> None:
+    close(got[0], want[0])
+    assert type(got[1]) is type(want[1])
+    for x, y in zip(got[1], want[1], strict=True):
+        close(x, y)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 8, TIME - 1, TIME])
+def test_whole_is_in_chunks(named: tuple[Op, Op, Any], at: int) -> None:
+    op, _, state = named
+    x = torch.randn(BATCH, TIME, WIDTH)
+    first, middle = op(x[:, :at], state)
+    second, end = op(x[:, at:], middle)
+    _same((torch.cat([first, second], 1), end), op(x, state))
+
+
+def test_whole_is_step_by_step(named: tuple[Op, Op, Any]) -> None:
+    op, step, state = named
+    x, want = torch.randn(BATCH, TIME, WIDTH), None
+    want, ys = op(x, state), []
+    for x_t in x.unbind(1):
+        y, state = step(x_t, state)
+        ys.append(y)
+    _same((torch.stack(ys, 1), state), want)
+
+
+def test_no_state_is_zeros(named: tuple[Op, Op, Any]) -> None:
+    op, _, state = named
+    x = torch.randn(BATCH, TIME, WIDTH)
+    _same(op(x), op(x, _zeros(state)))
+
+
+def _cut_up(op: Op, x: Tensor, state: Any, reset: Tensor, **how: Any) -> tuple[Tensor, Any]:
+    """One row, [1, T, C], its segments one after the other, in the order of time."""
+    edges = [0, *(int(t) for t in reset.nonzero().flatten() if t), x.shape[1]]
+    pieces = [x[:, i:j] for i, j in zip(edges, edges[1:], strict=False)]
+    begins = [_zeros(state) if i or reset[0] else state for i in range(len(pieces))]
+    if how:  # reversed: the last segment is the first to be read
+        begins = [_zeros(state)] * (len(pieces) - 1) + [state]
+    done = [op(piece, begin, **how) for piece, begin in zip(pieces, begins, strict=True)]
+    return torch.cat([y for y, _ in done], 1), done[0 if how else -1][1]
+
+
+def _reset() -> Tensor:
+    reset = torch.rand(BATCH, TIME) < 0.3
+    reset[0, 0], reset[1, 0], reset[1, -1], reset[2] = True, False, True, False
+    return reset
+
+
+def test_reset_is_a_fresh_sequence(named: tuple[Op, Op, Any]) -> None:
+    op, _, state = named
+    x, reset = torch.randn(BATCH, TIME, WIDTH), _reset()
+    y, end = op(x, state, reset)
+    for b in range(BATCH):
+        row = slice(b, b + 1)
+        _same((y[row], select(end, row)), _cut_up(op, x[row], select(state, row), reset[b]))
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_reset_lies_between_the_same_steps_reversed(name: str) -> None:
+    op, _, make = OPS[name]
+    x, reset, state = torch.randn(BATCH, TIME, WIDTH), _reset(), make()
+    y, end = op(x, state, reset, reverse=True)
+    for b in range(BATCH):
+        row = slice(b, b + 1)
+        want = _cut_up(op, x[row], select(state, row), reset[b], reverse=True)
+        _same((y[row], select(end, row)), want)
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_reversed_is_flipped(name: str) -> None:
+    op, _, make = OPS[name]
+    x, state = torch.randn(BATCH, TIME, WIDTH), make()
+    y, end = op(x.flip(1), state)
+    _same(op(x, state, reverse=True), (y.flip(1), end))
+
+
+def _lengths_are_rows_alone(op: Op, state: Any, **how: Any) -> None:
+    x, reset, lengths = torch.randn(BATCH, TIME, WIDTH), _reset(), torch.tensor([TIME, 5, 0])
+    y, end = op(x, state, reset, lengths, **how)
+    for b, n in enumerate(lengths.tolist()):
+        row = slice(b, b + 1)
+        want = op(x[row, :n], select(state, row), reset[row, :n], **how)
+        _same((y[row, :n], select(end, row)), want)
+        assert not y[row, n:].any()
+
+
+def test_lengths_are_rows_alone(named: tuple[Op, Op, Any]) -> None:
+    _lengths_are_rows_alone(named[0], named[2])
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_lengths_are_rows_alone_reversed(name: str) -> None:
+    _lengths_are_rows_alone(OPS[name][0], OPS[name][2](), reverse=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])
+def test_lengths_of_any_integer_dtype(named: tuple[Op, Op, Any], dtype: torch.dtype) -> None:
+    op, _, state = named
+    x, lengths = torch.randn(BATCH, TIME, WIDTH), torch.tensor([TIME, 5, 0])
+    _same(op(x, state, None, lengths.to(dtype)), op(x, state, None, lengths))
+
+
+# ----------------------------------------------------------------------------------------------
+# What must not matter.
+
+
+def _gradient(op: Op, x: Tensor, *rest: Any) -> tuple[Tensor, Any, Tensor]:
+    x = x.detach().requires_grad_()
+    y, state = op(x, *rest)
+    (dx,) = torch.autograd.grad(y.sum() + sum(s.sum() for s in state), x)
+    return y, state, dx
+
+
+@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), 1e30])
+def test_padding_is_never_read(named: tuple[Op, Op, Any], rubbish: float) -> None:
+    op, _, state = named
+    x, reset, lengths = torch.randn(BATCH, TIME, WIDTH), _reset(), torch.tensor([TIME, 5, 0])
+    dirty = x.clone()
+    dirty[1, 5:], dirty[2] = rubbish, rubbish
+    (y, end, dx), want = _gradient(op, dirty, state, reset, lengths), _gradient(op, x, state, reset, lengths)
+    _same((y, end), want[:2])
+    close(dx[0], want[2][0])
+    close(dx[1, :5], want[2][1, :5])
+
+
+def test_what_a_reset_forgets_may_be_anything(named: tuple[Op, Op, Any]) -> None:
+    op, _, state = named
+    x, reset = torch.randn(BATCH, TIME, WIDTH), torch.zeros(BATCH, TIME, dtype=torch.bool)
+    reset[:, 6] = True
+    x[:, 3] = float("nan")
+    y, end, dx = _gradient(op, x, state, reset)
+    clean = _gradient(op, x[:, 6:])
+    _same((y[:, 6:], end), clean[:2])
+    close(dx[:, 6:], clean[2])
+
+
+def test_the_future_and_other_rows_stay_away(named: tuple[Op, Op, Any]) -> None:
+    op, _, state = named
+    x = torch.randn(BATCH, TIME, WIDTH)
+    y, _ = op(x, state)
+    for t, b in ((5, 1), (TIME - 1, 0)):
+        other = x.clone()
+        other[b, t] += 1
+        changed = (op(other, state)[0] != y).any(-1)
+        assert not changed[:, :t].any()
+        assert not changed[torch.arange(BATCH) != b].any()
+
+
+def test_inputs_are_left_alone(named: tuple[Op, Op, Any]) -> None:
+    op, _, state = named
+    x, reset, lengths = torch.randn(BATCH, TIME, WIDTH), _reset(), torch.tensor([TIME, 5, 0])
+    before = [v.clone() for v in (x, reset, lengths, *state)]
+    _gradient(op, x, state, reset, lengths)
+    for v, w in zip((x, reset, lengths, *state), before, strict=True):
+        assert v.equal(w)
