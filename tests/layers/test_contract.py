@@ -155,6 +155,8 @@ def test_dropout_acts_between_layers_while_training(name: str) -> None:
     last = rnn.layers[1](torch.zeros(BATCH, TIME, HIDDEN))[0]
     close(rnn(x)[0], last.transpose(0, 1))
     close(rnn.step(x[0])[0], last[:, 0])
+    close(run(rnn, x)[1][0], rnn.layers[0](x.transpose(0, 1))[1].h)
+    close(_cell(name, rnn.step(x[0])[1])[0], rnn.layers[0].step(x[0])[0])
 
 
 @each
@@ -221,6 +223,8 @@ def test_what_torch_refuses(name: str, case: str) -> None:
         ((5.0, 6), {}, TypeError),
         ((5, 6), {"dropout": 1.5}, ValueError),
         ((5, 6), {"dropout": True}, ValueError),
+        ((5, 6, 2, 0.5), {}, TypeError),
+        ((5, 6), {"batch_first": 1}, TypeError),
         ((5, 6), {"unknown": 1}, TypeError),
     ],
 )

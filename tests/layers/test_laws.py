@@ -62,12 +62,14 @@ def test_cut_anywhere(kind: Kind) -> None:
 
 @every_kind
 @pytest.mark.parametrize("given", [False, True], ids=["start", "given"])
-def test_one_token_at_a_time(kind: Kind, given: bool) -> None:
+@pytest.mark.parametrize("graph", [False, True], ids=["no_grad", "grad"])
+def test_one_token_at_a_time(kind: Kind, given: bool, graph: bool) -> None:
     rnn, x, h = kind.stack(), _x(), _h() if given else None
     want, want_n = run(rnn, x, h)
     ys = []
     for x_t in x.unbind(1):
-        y, h = step(rnn, x_t, h)
+        with torch.set_grad_enabled(graph):
+            y, h = step(rnn, x_t, h)
         ys.append(y)
     close(torch.stack(ys, 1), want)
     close(h, want_n)
@@ -130,7 +132,7 @@ def _piece(rnn: Any, x: Tensor, h_0: Tensor | None, first: bool, last: bool) -> 
 
 
 def _start(layer: LinearLayer) -> Tensor:
-    start = layer.start()
+    start = layer.learned_start()
     return torch.zeros(HIDDEN) if start is None else start
 
 
@@ -144,6 +146,8 @@ def test_lengths_are_the_row_alone(kind: Kind, bidirectional: bool, given: bool,
     lengths = torch.tensor([0, 4, TIME])
     reset = masks(BATCH, TIME, seed=2, rate=0.4)[0] if cutting else None
     x[1, 4:] = float("nan")
+    if reset is not None:
+        reset[0], reset[1, 4] = True, True  # in the padding, where a reset is none
     out, h_n = run(rnn, x, h_0, lengths=lengths, reset=reset)
     for row, length in enumerate(lengths.tolist()):
         one = slice(row, row + 1)

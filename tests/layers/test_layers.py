@@ -13,6 +13,7 @@ import recurra
 from kinds import EVERY, HIDDEN, INPUT, Kind, each_kind, every_kind, truth
 from recurra.layers import LAYERS, MinGRULayer, MinLSTMLayer
 from recurra.layers.linear_layer import LinearLayer
+from recurra.ops import native
 from recurra.state import LinearState
 from tools import TOLERANCE, close, rms
 
@@ -24,6 +25,13 @@ def test_table() -> None:
         assert row.module.__name__ in recurra.__all__
         assert row.module.__name__.lower() == name
         assert isinstance(row.module(INPUT, HIDDEN).layers[0], row.layer)
+
+
+@every_kind
+def test_options_reach_every_layer(kind: Kind) -> None:
+    for layer in kind.stack(bidirectional=True, forget_bias=2.0).layers:
+        for name, option in {**kind.options, "forget_bias": 2.0}.items():
+            assert getattr(layer, name, layer.initial_state is not None) == option, name
 
 
 @each_kind
@@ -115,8 +123,42 @@ def test_wrong_inputs(kind: Kind) -> None:
     for args, said in wrong:
         with pytest.raises(ValueError, match=re.escape(said)):
             layer(*args)
-    with pytest.raises(ValueError, match=re.escape("x_t must be [batch, 5], got [2, 4]")):
-        layer.step(x[:, 0, :4])
+
+
+@every_kind
+@pytest.mark.parametrize("graph", [False, True], ids=["no_grad", "grad"])
+def test_wrong_steps(kind: Kind, graph: bool) -> None:
+    """The kernel reads where the state lies, so that what does not fit must not come that far."""
+    layer, x_t = kind.layer(), torch.randn(2, INPUT)
+    wrong: list[tuple[tuple[Any, ...], str]] = [
+        ((x_t[:, :4],), "x_t must be [batch, 5], got [2, 4]"),
+        ((x_t.double(),), "x_t is torch.float64, the weights are torch.float32"),
+        ((x_t, LinearState(torch.zeros(1, HIDDEN))), "state must be [2, 6]"),
+        ((x_t, LinearState(torch.zeros(2, 1, HIDDEN))), "state must be [2, 6]"),
+        ((x_t, LinearState(torch.zeros(2, HIDDEN, device="meta"))), "state is on meta"),
+    ]
+    with torch.set_grad_enabled(graph):
+        for args, said in wrong:
+            with pytest.raises(ValueError, match=re.escape(said)):
+                layer.step(*args)
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_step_takes_any_layout(kind: Kind, dtype: torch.dtype) -> None:
+    layer = kind.layer(dtype=dtype)
+    x_t, h = torch.randn(3, INPUT, dtype=dtype), torch.randn(3, HIDDEN, dtype=dtype)
+    want, last = layer.step(x_t, LinearState(h))
+    assert (want.dtype, last.h.dtype) == (dtype, torch.promote_types(dtype, torch.float32))
+    with torch.no_grad():
+        for x, state in (
+            (x_t.t().contiguous().t(), h),
+            (x_t, h.t().contiguous().t()),
+            (x_t, h.to(last.h.dtype)),
+        ):
+            y, after = layer.step(x, LinearState(state))
+            close(y, want)
+            assert after.h.dtype == last.h.dtype
 
 
 # ----------------------------------------------------------------------------------------------
@@ -144,7 +186,7 @@ def test_time_major_is_not_copied(kind: Kind, reverse: bool, monkeypatch: pytest
     y, _ = layer(x.transpose(0, 1))
     assert seen.inputs[0].is_contiguous()
     assert seen.inputs[0].data_ptr() == x.data_ptr()
-    assert y.transpose(0, 1).is_contiguous()
+    assert y.transpose(0, 1).is_contiguous() or not native.available()
     close(y, want)
 
 
@@ -173,7 +215,10 @@ def test_any_shape_stride_and_dtype(
     flags: tuple[bool, bool, bool],
     seed: int,
 ) -> None:
-    """As the plain layout, values and gradients, with whatever masks."""
+    """As the plain layout, values and gradients, with whatever masks.
+
+    In bf16 a product may round to either side of 0, where the slope of g jumps: values alone.
+    """
     torch.manual_seed(seed)
     batch, time, width, hidden = shape
     layer = LAYERS[kind.name].layer(width, hidden, **kind.options, reverse=flags[0], dtype=dtype)
@@ -183,7 +228,7 @@ def test_any_shape_stride_and_dtype(
     want = _results(layer, x, h_0, reset, lengths)
     got = _results(layer, _strided(x, tuple(order), gap), h_0.t().contiguous().t(), reset, lengths)
     allowed = TOLERANCE[dtype] * torch.finfo(dtype).eps
-    for one, other in zip(got, want, strict=True):
+    for one, other in list(zip(got, want, strict=True))[: 2 if dtype == torch.bfloat16 else None]:
         assert one.dtype == other.dtype
         assert rms(one, other) <= allowed
 

@@ -176,7 +176,7 @@ def test_autocast(kind: Kind, bidirectional: bool) -> None:
 
 def truth_of(rnn: Any, x: Tensor) -> Tensor:
     layer = rnn.layers[0]
-    start = layer.start()
+    start = layer.learned_start()
     return truth(layer, x, None if start is None else start.expand(BATCH, -1))
 
 

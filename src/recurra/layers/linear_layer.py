@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from recurra.ops.gated import CANDIDATES
-from recurra.ops.linear import linear, state_dtype
+from recurra.ops.gated import CANDIDATES, FUSIONS, gated_step
+from recurra.ops.linear import linear, start, state_dtype
 from recurra.ops.masks import check, cuts, widen
 from recurra.ops.native import time_major
 from recurra.ops.project import project
@@ -69,9 +69,9 @@ class LinearLayer(nn.Module, ABC):
         rows = self.PARTS * hidden_size
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
         bias_ih = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
-        start = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if learned_state else None
+        p = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if learned_state else None
         self.register_parameter("bias_ih", bias_ih)
-        self.register_parameter("initial_state", start)
+        self.register_parameter("initial_state", p)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,9 +86,10 @@ class LinearLayer(nn.Module, ABC):
         if self.initial_state is not None:
             nn.init.normal_(self.initial_state)
 
+    @property
     @abstractmethod
-    def gates(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b) of the recurrence in plain torch, in at least fp32."""
+    def fusion(self) -> str:
+        """Its row of `ops.gated.FUSIONS`."""
 
     @abstractmethod
     def recurrence(
@@ -96,7 +97,7 @@ class LinearLayer(nn.Module, ABC):
     ) -> tuple[Tensor, LinearState]:
         """The fused op."""
 
-    def start(self) -> Tensor | None:
+    def learned_start(self) -> Tensor | None:
         """The learned start [H], positive where the candidate is; None: it starts from zero."""
         p = self.initial_state
         if p is None:
@@ -105,8 +106,8 @@ class LinearLayer(nn.Module, ABC):
         return CANDIDATES["positive"](p) if self.candidate == "positive" else p
 
     def _begin(self, state: LinearState | None, batch: int) -> LinearState | None:
-        start = self.start() if state is None else None
-        return state if start is None else LinearState(start.expand(batch, -1))
+        h = self.learned_start() if state is None else None
+        return state if h is None else LinearState(h.expand(batch, -1))
 
     def forward(
         self,
@@ -118,19 +119,19 @@ class LinearLayer(nn.Module, ABC):
         """h [B, T, H] and the last state, from x [B, T, I]; masks as in `ops.masks`."""
         check_input("x", x, ("batch", "time"), self.weight_ih)
         fused, state = _project(x, self.weight_ih, self.bias_ih), self._begin(state, x.shape[0])
-        start = None if reset is None else self.start()
-        if reset is None or start is None:
+        p = None if reset is None else self.learned_start()
+        if reset is None or p is None:
             return self.recurrence(fused, state, reset, lengths)
-        return self._restart(fused, start, state, reset, lengths)
+        return self._restart(fused, p, state, reset, lengths)
 
     def _restart(
-        self, fused: Tensor, start: Tensor, state: LinearState | None, reset: Tensor, lengths: Tensor | None
+        self, fused: Tensor, p: Tensor, state: LinearState | None, reset: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, LinearState]:
         """The open form: the fused loop forgets to zero, so the learned start comes in through b."""
-        check(fused.shape[0], fused.shape[1], fused.device, reset, lengths)
-        a, b = self.gates(fused)
-        cut = cuts(reset, lengths, self.reverse)
-        b = b if cut is None else b + torch.where(widen(cut, b), a * start, 0)
+        known, lengths = check(fused.shape[0], fused.shape[1], fused.device, reset, lengths)
+        a, b = FUSIONS[self.fusion].gates(fused)
+        cut = cuts(known, lengths, self.reverse)
+        b = b if cut is None else b + torch.where(widen(cut, b), a * p, 0)
         y, state = linear(a, b, state, reset, lengths, reverse=self.reverse)
         return y.to(fused.dtype), state
 
@@ -140,9 +141,12 @@ class LinearLayer(nn.Module, ABC):
             raise ValueError("a layer with reverse=True reads the last input first: it has no step")
         weight = self.weight_ih
         check_input("x_t", x_t, ("batch",), weight)
-        fused = project(x_t, weight, self.bias_ih).unsqueeze(1)
-        y, state = self.recurrence(fused, self._begin(state, x_t.shape[0]), None, None)
-        return y.squeeze(1), state
+        fused = project(x_t, weight, self.bias_ih)
+        shape = (fused.shape[0], self.hidden_size)
+        if state is None or state[0].shape != shape or state[0].device != fused.device:
+            like = fused[:, None, : self.hidden_size]
+            state = LinearState(start(self._begin(state, shape[0]), like))
+        return gated_step(fused, state, self.fusion)
 
     def extra_repr(self) -> str:
         return (

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from recurra.layers.linear_layer import LinearLayer
-from recurra.ops.gated import mingru, mingru_gates
+from recurra.ops.gated import mingru
 from recurra.state import LinearState
 
 __all__ = ["MinGRULayer"]
@@ -24,8 +24,9 @@ class MinGRULayer(LinearLayer):
     PARTS: ClassVar[int] = 2
     FORGET_SIGN: ClassVar[int] = -1
 
-    def gates(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        return mingru_gates(fused, self.candidate)
+    @property
+    def fusion(self) -> str:
+        return f"mingru_{self.candidate}"
 
     def recurrence(
         self, fused: Tensor, state: LinearState | None, reset: Tensor | None, lengths: Tensor | None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recurra.layers.linear_layer import LinearLayer
-from recurra.ops.gated import minlstm, minlstm_gates
+from recurra.ops.gated import minlstm
 from recurra.state import LinearState
 
 __all__ = ["MinLSTMLayer"]
@@ -50,8 +50,9 @@ class MinLSTMLayer(LinearLayer):
         )
         self.normalized = normalized
 
-    def gates(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        return minlstm_gates(fused, self.candidate, self.normalized)
+    @property
+    def fusion(self) -> str:
+        return f"minlstm{'' if self.normalized else '_unnormalized'}_{self.candidate}"
 
     def recurrence(
         self, fused: Tensor, state: LinearState | None, reset: Tensor | None, lengths: Tensor | None

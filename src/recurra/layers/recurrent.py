@@ -1,7 +1,7 @@
 """`MinGRU` and `MinLSTM`: stacks of layers under the contract of nn.GRU and nn.LSTM."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -28,6 +28,13 @@ def _check_sizes(input_size: int, hidden_size: int, num_layers: int) -> None:
             raise TypeError(f"{name} must be an int, got {type(size).__name__}")
         if size <= 0:
             raise ValueError(f"{name} must be greater than zero, got {size}")
+
+
+def _check_flags(bias: bool, batch_first: bool, bidirectional: bool) -> None:
+    flags = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
 
 
 def _check_dropout(dropout: float, num_layers: int) -> None:
@@ -63,6 +70,7 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         _check_sizes(input_size, hidden_size, num_layers)
+        _check_flags(bias, batch_first, bidirectional)
         _check_dropout(dropout, num_layers)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
@@ -109,11 +117,12 @@ class Recurrent(nn.Module):
     def _check_state(self, h_0: Tensor, x: Tensor, batch: tuple[int, ...]) -> None:
         if not isinstance(h_0, Tensor):
             raise TypeError(f"{self.STATE} must be a tensor, got {type(h_0).__name__}")
-        shape = [len(self.layers), *batch, self.hidden_size]
-        if list(h_0.shape) != shape:
+        shape = (self.num_layers * (2 if self.bidirectional else 1), *batch, self.hidden_size)
+        if h_0.shape != shape:
             axes = "layers * directions, batch, hidden" if batch else "layers * directions, hidden"
-            raise ValueError(f"{self.STATE} must be [{axes}] = {shape}, got {list(h_0.shape)}")
-        if h_0.dtype not in (x.dtype, state_dtype(x.dtype)) or h_0.device != x.device:
+            raise ValueError(f"{self.STATE} must be [{axes}] = {list(shape)}, got {list(h_0.shape)}")
+        known = h_0.dtype == x.dtype or h_0.dtype == state_dtype(x.dtype)
+        if not known or h_0.device != x.device:
             want, got = f"{x.dtype} on {x.device}", f"{h_0.dtype} on {h_0.device}"
             raise ValueError(f"{self.STATE} must be like input, {want}, got {got}")
 
@@ -170,13 +179,15 @@ class Recurrent(nn.Module):
     def _step(self, x_t: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.bidirectional:
             raise ValueError("bidirectional=True reads the sequence from both ends: it has no step")
+        states: Iterable[LinearState | None] = [None] * self.num_layers
         if h is not None:
             self._check_state(h, x_t, x_t.shape[:1])
+            states = map(LinearState, h.unbind(0))
         ends: list[Tensor] = []
-        for i, layer in enumerate(self.layers):
-            x_t = drop(x_t, self.dropout, self.training) if i and self.dropout else x_t
-            x_t, state = layer.step(x_t, None if h is None else LinearState(h[i]))
-            ends.append(state.h)
+        for layer, state in zip(self.layers, states, strict=True):
+            x_t = drop(x_t, self.dropout, self.training) if ends and self.dropout else x_t
+            x_t, end = layer.step(x_t, state)
+            ends.append(end.h)
         return x_t, torch.stack(ends)
 
 

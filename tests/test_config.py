@@ -1,0 +1,23 @@
+"""What the package exports, and what it says about itself."""
+
+import re
+
+import pytest
+import torch
+
+import recurra
+
+
+def test_exported_names() -> None:
+    assert recurra.__all__ == ["MinGRU", "MinLSTM", "__version__", "ops", "show_config", "state"]
+    for name in recurra.__all__:
+        assert hasattr(recurra, name)
+
+
+def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
+    recurra.show_config()
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(said) == ["recurra", "torch", "kernels", "product", "threads", "extras"]
+    assert (said["recurra"], said["torch"]) == (recurra.__version__, torch.__version__)
+    assert re.match(r"portable|x86-64-v\d|none \(.+\)", said["kernels"])
+    assert int(said["threads"]) == torch.get_num_threads()
