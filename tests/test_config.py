@@ -14,6 +14,7 @@ def test_exported_names() -> None:
         assert hasattr(recurra, name)
 
 
+@pytest.mark.filterwarnings("ignore:recurra runs without its native kernels:UserWarning")
 def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
     recurra.show_config()
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
