@@ -23,6 +23,7 @@ bench: build
 build: .venv/recurra ## the environment and the kernels; compiles what changed
 
 wheel: .venv/tools ## what a release uploads, in dist/
+	rm -rf dist
 	RECURRA_REQUIRE_NATIVE=1 $(BIN)/python -m build --no-isolation
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist dist/*-linux_*.whl
 
