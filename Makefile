@@ -26,6 +26,7 @@ wheel: .venv/tools ## what a release uploads, in dist/
 	rm -rf dist
 	RECURRA_REQUIRE_NATIVE=1 $(BIN)/python -m build --no-isolation
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
 
 .venv/tools: requirements.txt
 	$(PYTHON) -m venv .venv
