@@ -83,11 +83,17 @@ def _gains(x: Tensor, weight: Tensor) -> bool:
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W^T + b for x [..., I], weight [O, I], bias [O]: `torch.nn.functional.linear`, faster.
 
-    Raises ValueError where the last axis of x is not I.
+    Raises ValueError that names the argument for a wrong shape or device.
     """
-    if x.shape[-1] != weight.shape[1]:
+    if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         got = f"x {list(x.shape)}, weight {list(weight.shape)}"
         raise ValueError(f"the last axis of x must be the second of weight, got {got}")
+    # The kernels look at addresses alone: a bias too short would be read beyond its end.
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.device != x.device):
+        got = f"{list(bias.shape)} on {bias.device}"
+        raise ValueError(f"bias must be [{weight.shape[0]}] on {x.device}, as weight and x, got {got}")
+    if weight.device != x.device:
+        raise ValueError(f"weight is on {weight.device}, x on {x.device}")
     if _one_dtype(x, weight, bias):
         if unobserved(x, weight) and _few_rows(x, weight) and (bias is None or bias.is_contiguous()):
             return native.matvec(x, weight, bias)
