@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from recurra import ops
 from recurra.ops import native
 from recurra.ops.gated import CANDIDATES, mingru_gates, minlstm_gates
 from recurra.state import LinearState
 from tools import close, rms
-from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
 # bf16 in and out: every output is rounded once, and nothing else is; relative RMS.

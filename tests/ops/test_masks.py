@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from recurra import ops
 from recurra.ops import native
 from recurra.ops.causal_conv import causal_conv_step
@@ -15,7 +18,6 @@ from recurra.ops.token_shift import token_shift_step
 from recurra.state import ConvState, LinearState, ShiftState, select
 from recurrences import NATIVE
 from tools import close
-from torch import Tensor
 
 BATCH, TIME, WIDTH = 3, 17, 6
 WEIGHT, BIAS = torch.linspace(-1, 1, WIDTH * 4).cos().view(WIDTH, 4), torch.linspace(-1, 1, WIDTH)
@@ -96,7 +98,7 @@ def test_no_state_is_zeros(named: tuple[Op, Op, Any]) -> None:
 def _cut_up(op: Op, x: Tensor, state: Any, reset: Tensor, **how: Any) -> tuple[Tensor, Any]:
     """One row, [1, T, C], its segments one after the other, in the order of time."""
     edges = [0, *(int(t) for t in reset.nonzero().flatten() if t), x.shape[1]]
-    pieces = [x[:, i:j] for i, j in zip(edges, edges[1:], strict=False)]
+    pieces = [x[:, i:j] for i, j in pairwise(edges)]
     begins = [_zeros(state) if i or reset[0] else state for i in range(len(pieces))]
     if how:  # reversed: the last segment is the first to be read
         begins = [_zeros(state)] * (len(pieces) - 1) + [state]

@@ -1,0 +1,152 @@
+"""A wrong dtype, device or shape gives an error that names the argument: one row for each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from recurra import ops
+from recurra.ops import native
+from recurra.ops.gated import gated_native
+from recurra.ops.linear import linear_native
+from recurra.state import ConvState, LinearState, ShiftState
+from recurrences import NATIVE
+
+B, T, D = 2, 5, 6
+X, GATES, WEIGHT = torch.randn(B, T, D), torch.randn(B, T, 6 * D), torch.randn(D, 4)
+H = torch.randn(B, D)
+
+# Every op by what its arguments are called, with something right for each.
+RIGHT: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "linear": (ops.linear, {"a": X, "b": X, "state": LinearState(H)}),
+    "mingru": (ops.mingru, {"gates": GATES, "state": LinearState(torch.randn(B, 3 * D))}),
+    "minlstm": (ops.minlstm, {"gates": GATES, "state": LinearState(torch.randn(B, 2 * D))}),
+    "causal_conv": (
+        ops.causal_conv,
+        {"x": X, "weight": WEIGHT, "bias": torch.randn(D), "state": ConvState(torch.randn(B, 3, D))},
+    ),
+    "token_shift": (ops.token_shift, {"x": X, "state": ShiftState(H)}),
+    "project": (ops.project, {"x": X, "weight": WEIGHT.t(), "bias": torch.randn(4)}),
+}
+MASKS = {"reset": torch.zeros(B, T, dtype=torch.bool), "lengths": torch.tensor([T, 2])}
+TIMED = [name for name in RIGHT if name != "project"]
+
+# op, argument, something wrong for it.
+WRONG: list[tuple[str, str, Any]] = [
+    ("linear", "a", torch.randn(B, T + 1, D)),
+    ("linear", "a", torch.ones(B, T, D, dtype=torch.int64)),
+    ("linear", "a", X.to("meta")),
+    ("linear", "b", torch.ones(B, T, D, dtype=torch.bool)),
+    ("linear", "b", X.to("meta")),
+    ("linear", "state", LinearState(torch.randn(B, D + 1))),
+    ("linear", "state", LinearState(torch.randn(B + 1, D))),
+    ("linear", "state", LinearState(H.to("meta"))),
+    ("linear", "state", LinearState(H.to(torch.complex64))),
+    ("mingru", "gates", torch.randn(B, T)),
+    ("mingru", "gates", torch.randn(B, T, 7)),
+    ("mingru", "gates", torch.ones(B, T, 2 * D, dtype=torch.int32)),
+    ("mingru", "gates", torch.ones(B, T, 2 * D, dtype=torch.complex64)),
+    ("mingru", "state", LinearState(H)),
+    ("mingru", "state", LinearState(torch.randn(B, 3 * D).to("meta"))),
+    ("mingru", "candidate", "relu"),
+    ("minlstm", "gates", torch.randn(B, T, 7)),
+    ("minlstm", "state", LinearState(torch.randn(B, 3 * D))),
+    ("minlstm", "candidate", ""),
+    ("causal_conv", "x", torch.randn(T, D)),
+    ("causal_conv", "x", torch.ones(B, T, D, dtype=torch.int64)),
+    ("causal_conv", "weight", torch.randn(D + 1, 4)),
+    ("causal_conv", "weight", torch.randn(D)),
+    ("causal_conv", "weight", torch.randn(D, 0)),
+    ("causal_conv", "weight", torch.ones(D, 4, dtype=torch.int64)),
+    ("causal_conv", "weight", WEIGHT.to("meta")),
+    ("causal_conv", "bias", torch.randn(D + 1)),
+    ("causal_conv", "bias", torch.randn(D).to("meta")),
+    ("causal_conv", "bias", torch.ones(D, dtype=torch.int64)),
+    ("causal_conv", "state", ConvState(torch.randn(B, 4, D))),
+    ("causal_conv", "state", ConvState(torch.randn(B, 3, D).to("meta"))),
+    ("token_shift", "x", torch.randn(T, D)),
+    ("token_shift", "state", ShiftState(torch.randn(B, D + 1))),
+    ("token_shift", "state", ShiftState(H.to("meta"))),
+    ("project", "x", torch.randn(B, D + 1)),
+    ("project", "weight", torch.randn(4, D + 1)),
+    ("project", "weight", torch.randn(D)),
+    ("project", "weight", WEIGHT.t().to("meta")),
+    ("project", "bias", torch.randn(5)),
+    ("project", "bias", torch.randn(3)),
+    ("project", "bias", torch.randn(4).to("meta")),
+    *((name, "reset", torch.zeros(B, T)) for name in TIMED),
+    *((name, "reset", torch.zeros(B, T + 1, dtype=torch.bool)) for name in TIMED),
+    *((name, "reset", torch.zeros(T, dtype=torch.bool)) for name in TIMED),
+    *((name, "reset", torch.zeros(B, T, dtype=torch.bool, device="meta")) for name in TIMED),
+    *((name, "lengths", torch.tensor([1.0, 2.0])) for name in TIMED),
+    *((name, "lengths", torch.tensor([True, False])) for name in TIMED),
+    *((name, "lengths", torch.tensor([1, 2, 3])) for name in TIMED),
+    *((name, "lengths", torch.tensor([T, T + 1])) for name in TIMED),
+    *((name, "lengths", torch.tensor([-1, 2])) for name in TIMED),
+]
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_passes(name: str) -> None:
+    op, arguments = RIGHT[name]
+    op(**arguments, **(MASKS if name in TIMED else {}))
+
+
+@pytest.mark.parametrize(("name", "argument", "wrong"), WRONG)
+def test_the_argument_is_named(name: str, argument: str, wrong: Any) -> None:
+    """And what came for it is told, so that nobody has to print it."""
+    op, arguments = RIGHT[name]
+    with pytest.raises(ValueError, match=rf"\b{argument}\b") as error:
+        op(**{**arguments, argument: wrong})
+    got = wrong[0] if isinstance(wrong, tuple) else wrong
+    if isinstance(got, torch.Tensor):
+        told = (str(list(got.shape)), str(got.dtype), str(got.device))
+        values = [f"{got.min()}..{got.max()}"] if argument == "lengths" else []
+        assert any(x in str(error.value) for x in (*told, *values))
+    else:
+        assert repr(got) in str(error.value)
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    "inputs", [(X.half(),), (X.to("meta"),), (X.int(),)], ids=["half", "another device", "integers"]
+)
+def test_a_form_that_cannot_run_raises(inputs: tuple[torch.Tensor, ...]) -> None:
+    for call in (
+        lambda: linear_native(*inputs, *inputs, H, None, None, False),
+        lambda: gated_native(*inputs, H, None, None, "mingru_tanh", False),
+        lambda: native.conv(*inputs, WEIGHT, None, torch.zeros(B, 3, D), None, None),
+    ):
+        with pytest.raises(RuntimeError, match="CPU tensors of one dtype"):
+            call()
+
+
+@NATIVE
+def test_two_dtypes_never_meet_in_a_kernel() -> None:
+    with pytest.raises(RuntimeError, match="CPU tensors of one dtype"):
+        linear_native(X, X.bfloat16(), H, None, None, False)
+    y, _ = ops.linear(X, X.bfloat16())
+    assert y.equal(ops.linear(X, X.bfloat16().float())[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_dtypes_without_a_kernel(dtype: torch.dtype) -> None:
+    """fp16 takes the plain form; what torch itself can't multiply is its error."""
+    if dtype == torch.float16:
+        y, state = ops.mingru(GATES.half())
+        assert y.dtype == torch.float16
+        assert state.h.dtype == torch.float32
+    else:
+        with pytest.raises((RuntimeError, NotImplementedError, ValueError)):
+            ops.linear(X.to(dtype), X.to(dtype))
+
+
+def test_other_devices_take_the_plain_form() -> None:
+    def move(x: Any) -> Any:
+        return type(x)(*(part.to("meta") for part in x)) if isinstance(x, tuple) else x.to("meta")
+
+    for op, arguments in RIGHT.values():
+        out = op(**{name: move(x) for name, x in arguments.items()})
+        y = out[0] if isinstance(out, tuple) else out
+        assert y.device.type == "meta"
