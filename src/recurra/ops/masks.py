@@ -1,6 +1,7 @@
 """What `reset` and `lengths` mean, said once in plain torch for every op.
 
-reset [B, T], bool: True at t forgets everything before x_t is read: a cut between t - 1 and t.
+reset [B, T], bool: True at t forgets everything before x_t is read: a cut between t - 1 and t. Read
+backwards, the cut before step 0 lies behind the last step taken: it leaves the final state alone.
 lengths [B], integer: row b ends after lengths[b] steps; its state is held from there, its outputs
 beyond are zero, and the reverse direction starts there.
 """

@@ -17,6 +17,7 @@ from recurra.ops.registry import define, transforms_active, unobserved
 __all__ = ["product", "project"]
 
 FEW_ROWS = 16
+IN_CACHE = 1 << 13
 
 
 def product() -> str:
@@ -94,7 +95,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"bias must be [{weight.shape[0]}] on {x.device}, as weight and x, got {got}")
     if weight.device != x.device:
         raise ValueError(f"weight is on {weight.device}, x on {x.device}")
-    if _one_dtype(x, weight, bias):
+    # A small product for few rows stays in cache: there torch's own call is the shortest.
+    small = weight.numel() <= IN_CACHE and x.numel() <= FEW_ROWS * x.shape[-1]
+    if not small and _one_dtype(x, weight, bias):
         if unobserved(x, weight) and _few_rows(x, weight) and (bias is None or bias.is_contiguous()):
             return native.matvec(x, weight, bias)
         if _gains(x, weight):
