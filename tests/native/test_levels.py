@@ -1,0 +1,134 @@
+"""Every instruction set gives the same numbers; the environment chooses downwards, or none at all."""
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ops.recurrences import NATIVE, ROWS, Case, compiled, drawn_truth, pairings, results
+from recurra import ops
+from recurra.ops import native
+from tools import close
+
+REAL = (torch.float32, torch.float64, torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=native.LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = native.level()
+    if native.select(request.param) != request.param:
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    native.select(before)
+
+
+@NATIVE
+@pytest.mark.parametrize("name", ROWS)
+def test_recurrences(level: str, name: str) -> None:
+    for i, case in enumerate(pairings(len(name))):
+        for dtype in ROWS[name].dtypes:
+            if (case.time, i % 3) in ((7, 0), (65, 1), (2, 2)):
+                drawn, want = drawn_truth(name, case, dtype)
+                for key, x in results(compiled, ROWS[name], drawn, case.reverse).items():
+                    close(x, want[key])
+    assert native.level() == level
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("width", [1, 3, 16, 17, 64, 65, 130])
+def test_products(level: str, width: int, dtype: torch.dtype) -> None:
+    for rows in (1, 3, 4, 5, 16):
+        x, weight, bias = (torch.randn(s).to(dtype) for s in ((rows, width), (33, width), (33,)))
+        close(native.matvec(x, weight, bias), F.linear(x.double(), weight.double(), bias.double()))
+    if dtype == torch.float32:
+        for x in (torch.randn(41, width), torch.randn(width, 41).t()):
+            for weight in (torch.randn(67, width), torch.randn(width, 67).t(), torch.randn(1100, width)):
+                close(native.product(x, weight, None), F.linear(x.double(), weight.double()))
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("width", [1, 17, 64, 130])
+def test_convolutions(level: str, width: int, dtype: torch.dtype) -> None:
+    x, weight = torch.randn(2, 33, width).to(dtype), torch.randn(width, 4).to(dtype)
+    y, _ = ops.causal_conv(x, weight)
+    wide = F.pad(x.double().mT, (3, 0))
+    close(y, F.conv1d(wide, weight.double()[:, None], groups=width).mT)
+
+
+# ----------------------------------------------------------------------------------------------
+# RECURRA_ISA
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The library as if nothing had been loaded yet."""
+
+    def forget() -> None:
+        native._library.cache_clear()
+        native._loaded.cache_clear()
+
+    forget()
+    yield monkeypatch
+    monkeypatch.undo()
+    forget()
+    native._library()
+
+
+@NATIVE
+@pytest.mark.parametrize("level", native.LEVELS)
+def test_the_environment_chooses(fresh: pytest.MonkeyPatch, level: str) -> None:
+    best = native.level()
+    fresh.setenv("RECURRA_ISA", level)
+    native._library.cache_clear()
+    assert native.level() == min(level, best, key=native.LEVELS.index)
+
+
+def test_an_unknown_level_is_an_error(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("RECURRA_ISA", "avx2")
+    with pytest.raises(ValueError, match=r"RECURRA_ISA must be none or one of portable, .*'avx2'"):
+        ops.mingru(torch.randn(1, 2, 4))
+
+
+def _without_kernels() -> None:
+    """The plain form, and one warning, however often one calls."""
+    x = torch.randn(2, 9, 8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            y, _ = ops.mingru(x)
+            ops.linear(x.sigmoid(), x)
+            ops.project(x[:, 0], x[0])
+            ops.causal_conv(x, torch.ones(8, 3))
+    assert [str(w.message).split(":")[0] for w in caught] == [
+        "recurra runs without its native kernels, in plain torch"
+    ]
+    assert native.level().startswith("none (")
+    with pytest.raises(RuntimeError, match="no native kernels"):
+        native.select("portable")
+    drawn, want = drawn_truth("mingru positive", Case(7, 17, "both"), torch.float32)
+    got, _ = ops.mingru(drawn.xs[0], (drawn.h_0,), drawn.reset, drawn.lengths)  # type: ignore[arg-type]
+    close(got, want["y"])
+    assert y.shape == (2, 9, 4)
+
+
+def test_no_kernels_by_choice(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("RECURRA_ISA", "none")
+    _without_kernels()
+
+
+def test_no_kernels_at_all(fresh: pytest.MonkeyPatch) -> None:
+    fresh.delenv("RECURRA_ISA", raising=False)
+    fresh.setattr("importlib.util.find_spec", lambda *_: None)
+    _without_kernels()

@@ -1,0 +1,65 @@
+"""The number of threads changes no bit of any kernel's result."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ops.recurrences import NATIVE, ROWS, Case, compiled, draw, results
+from recurra import ops
+from recurra.ops import native
+from recurra.state import ConvState
+
+pytestmark = NATIVE
+# Above what one thread does alone; neither the rows nor the channels divide by two.
+CASES = [Case(131, 70, "both", batch=5), Case(300, 67, "none", True, batch=1), Case(2, 9000, "reset")]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def same_bits(f: Callable[[], tuple[Tensor, ...]]) -> None:
+    outs = []
+    for count in (1, 2, 2, 3):
+        torch.set_num_threads(count)
+        outs.append(f())
+    for other in outs[1:]:
+        for x, y in zip(outs[0], other, strict=True):
+            assert x.equal(y)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", ["linear", "linear complex", "mingru positive", "minlstm tanh"])
+def test_recurrences(name: str, case: Case) -> None:
+    assert case.batch * case.time * case.width >= native._PARALLEL
+    for dtype in ROWS[name].dtypes:
+        drawn = draw(ROWS[name], case, dtype)
+        same_bits(lambda d=drawn: tuple(results(compiled, ROWS[name], d, case.reverse).values()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions(dtype: torch.dtype, case: Case) -> None:
+    drawn = draw(ROWS["linear"], case, dtype)
+    x, weight = drawn.xs[1].requires_grad_(), torch.randn(case.width, 4).to(dtype).requires_grad_()
+    bias = torch.randn(case.width).to(dtype).requires_grad_()
+    state = torch.randn(case.batch, 3, case.width, requires_grad=True)
+
+    def run() -> tuple[Tensor, ...]:
+        y, end = ops.causal_conv(x, weight, bias, ConvState(state), drawn.reset, drawn.lengths)
+        return (y, *torch.autograd.grad((y, end.x), (x, weight, bias, state), (drawn.dy, end.x.detach())))
+
+    same_bits(run)
+
+
+@pytest.mark.parametrize("shape", [(1, 700, 301), (16, 301, 700), (200, 257, 131)])
+def test_products(shape: tuple[int, int, int]) -> None:
+    rows, width, out = shape
+    x, weight = torch.randn(rows, width), torch.randn(out, width)
+    same_bits(lambda: (native.matvec(x, weight, None), native.product(x, weight, None)))
+    same_bits(lambda: (native.product(x, weight.t().contiguous().t(), None),))
