@@ -62,7 +62,7 @@ def test_bytes_are_shifted_by_one_and_held_out_apart():
 def test_digits_are_read_pixel_by_pixel():
     pytest.importorskip("sklearn")
     task = TASKS["digits"]()
-    assert task.draw(Generator().manual_seed(0)).x.shape == (64, 64, 1)
+    assert task.draw(Generator().manual_seed(0)).x.shape == (32, 64, 1)
     assert len(task.test[0].x) == 360
 
 

@@ -97,7 +97,7 @@ def adding() -> Task:
         quality=squared_error,
         metric="mean squared error",
         hidden=64,
-        steps=1000,
+        steps=2000,
         rate=3e-3,
     )
 
@@ -111,13 +111,13 @@ def digits() -> Task:
         embed=partial(nn.Linear, 1, EMBED),
         outputs=10,
         every_step=False,
-        draw=lambda generator: rows(x[:1437], y[:1437], 64, generator),
+        draw=lambda generator: rows(x[:1437], y[:1437], 32, generator),
         test=[Batch(x[1437:], y[1437:])],
         loss=entropy,
         quality=accuracy,
         metric="accuracy, %",
         hidden=64,
-        steps=1000,
+        steps=2500,
         rate=3e-3,
     )
 
@@ -160,7 +160,7 @@ def next_byte() -> Task:
         quality=bits,
         metric="bits per byte",
         hidden=128,
-        steps=600,
+        steps=800,
         rate=3e-3,
     )
 
