@@ -2,10 +2,11 @@
 
 from importlib.metadata import version
 
-from recurra import ops, state
+from recurra import models, ops, state
 from recurra.config import show_config
 from recurra.layers.recurrent import MinGRU, MinLSTM
+from recurra.models.sequence import language_model
 
 __version__ = version("recurra")
 
-__all__ = ["MinGRU", "MinLSTM", "__version__", "ops", "show_config", "state"]
+__all__ = ["MinGRU", "MinLSTM", "__version__", "language_model", "models", "ops", "show_config", "state"]

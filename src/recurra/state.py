@@ -18,7 +18,10 @@ from torch import Tensor
 
 __all__ = [
     "ConvState",
+    "GRUState",
+    "LSTMState",
     "LinearState",
+    "MinRNNState",
     "ShiftState",
     "concatenate",
     "detach",
@@ -49,7 +52,37 @@ class ShiftState(NamedTuple):
     x: Tensor
 
 
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (LinearState, ConvState, ShiftState)}
+class GRUState(NamedTuple):
+    """State of a GRU: the last h, [B, H], at least fp32."""
+
+    h: Tensor
+
+
+class LSTMState(NamedTuple):
+    """State of an LSTM: the last h, which gates read, and the cell c, [B, H], at least fp32."""
+
+    h: Tensor
+    c: Tensor
+
+
+class MinRNNState(NamedTuple):
+    """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
+
+    conv: ConvState
+    layer: Any
+
+
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        LinearState,
+        ConvState,
+        ShiftState,
+        GRUState,
+        LSTMState,
+        MinRNNState,
+    )
+}
 
 
 def _structure(state: Any) -> Any:

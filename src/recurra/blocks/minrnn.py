@@ -1,0 +1,139 @@
+"""The minRNN block: short convolution, recurrent layer, MLP, each behind a residual."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from recurra.layers.table import LAYERS
+from recurra.ops.gated import CANDIDATES
+from recurra.ops.linear import state_dtype
+from recurra.parts.conv import CausalConv
+from recurra.parts.linear import Linear
+from recurra.parts.mlp import MLP
+from recurra.parts.norm import NORMS
+from recurra.state import ConvState, MinRNNState
+
+__all__ = ["MinRNNBlock", "MinRNNConfig"]
+
+_GATED = ("mingru", "minlstm")
+
+
+@dataclass(frozen=True)
+class MinRNNConfig:
+    """Sizes and choices of one block; conv, mlp 0: without. candidate, forget_bias: minRNN layers alone."""
+
+    width: int
+    layer: str = "mingru"
+    expansion: float = 1.0
+    conv: int = 4
+    mlp: float = 4.0
+    norm: str = "rms"
+    dropout: float = 0.0
+    candidate: str = "positive"
+    forget_bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, known in (("layer", LAYERS), ("norm", NORMS), ("candidate", CANDIDATES)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+        if not self.expansion > 0 or self.hidden < 1:
+            raise ValueError(f"expansion * width must be at least 1, got {self.expansion} * {self.width}")
+        if self.conv < 0 or not 0 <= self.mlp < float("inf"):
+            raise ValueError(f"conv and mlp must not be negative, got {self.conv} and {self.mlp}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.layer not in _GATED and (self.candidate, self.forget_bias) != ("positive", 0.0):
+            raise ValueError(f"candidate and forget_bias are not for layer {self.layer!r}")
+
+    @property
+    def hidden(self) -> int:
+        """Width of the recurrent layer."""
+        return round(self.expansion * self.width)
+
+
+def _layer(config: MinRNNConfig) -> Any:
+    make = LAYERS[config.layer].layer
+    if config.layer not in _GATED:
+        return make(config.width, config.hidden)
+    return make(config.width, config.hidden, candidate=config.candidate, forget_bias=config.forget_bias)
+
+
+def _history(x: Tensor, conv: ConvState | None) -> ConvState:
+    """Without a conv the state holds no inputs."""
+    if conv is not None:
+        return conv
+    return ConvState(x.new_zeros(x.shape[0], 0, x.shape[-1], dtype=state_dtype(x.dtype)))
+
+
+class MinRNNBlock(nn.Module):
+    """x += conv(x);  x += W_o layer(norm(x)) + b_o;  x += mlp(norm(x)), x [B, T, width].
+
+    "Were RNNs All We Needed?" (arXiv 2410.01201, appendix C), in the order of the authors' code: no
+    norm in front of the conv. layer: minGRU, minLSTM, or GRU, LSTM for comparison, `expansion` times
+    as wide as x. Departs from the paper in RMSNorm (`norm="layer"` is the paper's) and in dropout on
+    both residual branches, not in the MLP alone. Raises ValueError that names the argument.
+    """
+
+    # Optional submodules: torch's own types know of none.
+    conv: CausalConv | None
+    mlp: MLP | None
+
+    def __init__(self, config: MinRNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, norm = config.width, NORMS[config.norm]
+        self.conv = CausalConv(width, config.conv) if config.conv else None
+        self.norm, self.layer, self.out = norm(width), _layer(config), Linear(config.hidden, width)
+        self.mlp_norm = norm(width) if config.mlp else None
+        self.mlp = MLP(width, max(1, round(config.mlp * width))) if config.mlp else None
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MinRNNState | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, MinRNNState]:
+        """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
+        self._check(x, ("batch", "time"))
+        conv, layer = (None, None) if state is None else state
+        if self.conv is not None:
+            y, conv = self.conv(x, conv, reset, lengths)
+            x = x + y
+        y, layer = self.layer(self.norm(x), layer, reset, lengths)
+        y = self._mix(x, y)
+        if lengths is not None:
+            alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+            y = y.masked_fill(~alive[..., None], 0)
+        return y, MinRNNState(_history(x, conv), layer)
+
+    def step(self, x_t: Tensor, state: MinRNNState | None = None) -> tuple[Tensor, MinRNNState]:
+        """One step: y_t [B, width] and the state, from x_t [B, width]."""
+        self._check(x_t, ("batch",))
+        conv, layer = (None, None) if state is None else state
+        if self.conv is not None:
+            y, conv = self.conv.step(x_t, conv)
+            x_t = x_t + y
+        y, layer = self.layer.step(self.norm(x_t), layer)
+        return self._mix(x_t, y), MinRNNState(_history(x_t, conv), layer)
+
+    def _mix(self, x: Tensor, y: Tensor) -> Tensor:
+        """What follows the recurrence, each position by itself."""
+        x = x + self._drop(self.out(y))
+        if self.mlp is not None and self.mlp_norm is not None:
+            x = x + self._drop(self.mlp(self.mlp_norm(x)))
+        return x
+
+    def _drop(self, y: Tensor) -> Tensor:
+        p = self.config.dropout
+        return dropout(y, p) if p and self.training else y
+
+    def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
+        width = self.config.width
+        if x.ndim != len(axes) + 1 or x.shape[-1] != width:
+            raise ValueError(f"x must be [{', '.join(axes)}, {width}], got {list(x.shape)}")

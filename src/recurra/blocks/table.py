@@ -1,0 +1,81 @@
+"""Every block of the library: models, tests, command line and docs read this table."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
+
+from torch import nn
+
+from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
+
+__all__ = ["BLOCKS", "Row", "build", "describe", "parse"]
+
+C = TypeVar("C")
+
+
+class Row(NamedTuple):
+    """One block: its config, what its name already says of it, its equation, and where it comes from."""
+
+    config: type[Any]
+    block: type[nn.Module]
+    fixed: Mapping[str, object]
+    equation: str
+    paper: str
+
+
+BLOCKS: dict[str, Row] = {
+    "mingru": Row(
+        MinRNNConfig,
+        MinRNNBlock,
+        {"layer": "mingru"},
+        "h = (1 - z) h + z g(k)",
+        "arXiv 2410.01201, section 3.1",
+    ),
+    "minlstm": Row(
+        MinRNNConfig,
+        MinRNNBlock,
+        {"layer": "minlstm"},
+        "h = (f h + i g(k)) / (f + i)",
+        "arXiv 2410.01201, section 3.2",
+    ),
+}
+
+
+def parse(kind: type[C], given: Mapping[str, Any], fixed: Mapping[str, Any]) -> C:
+    """A config dataclass from JSON: no key unknown, none of its keys missing, each of its type."""
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind) if field.name not in fixed]  # type: ignore[arg-type]
+    if unknown := [key for key in given if key not in names]:
+        raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(names)}")
+    for name in names:
+        if name not in given:
+            raise ValueError(f"key {name!r} is missing")
+        check_type(name, given[name], hints[name])
+    return kind(**given, **fixed)
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Raise ValueError unless value is of that type; an int may stand for a float, a bool for nothing."""
+    kind = get_origin(kind) or kind
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"key {name!r} must be of type {kind.__name__}, got {value!r}")
+
+
+def describe(block: Any) -> dict[str, Any]:
+    """A block as JSON: its name in the table and the rest of its config; `build` reads it."""
+    config = asdict(block.config)
+    for name, row in BLOCKS.items():
+        if type(block) is row.block and row.fixed.items() <= config.items():
+            return {"block": name, **{k: v for k, v in config.items() if k not in row.fixed}}
+    raise TypeError(f"{type(block).__name__} is no block of the table")
+
+
+def build(given: Mapping[str, Any]) -> nn.Module:
+    """The block that `describe` described. Raises ValueError that names the key."""
+    rest = dict(given)
+    name = rest.pop("block", None)
+    if not isinstance(name, str) or name not in BLOCKS:
+        raise ValueError(f"key 'block' must be one of {', '.join(BLOCKS)}, got {name!r}")
+    row = BLOCKS[name]
+    return row.block(parse(row.config, rest, row.fixed))

@@ -1,0 +1,20 @@
+"""Models: a list of blocks between an embedding and a head; vocabularies; texts."""
+
+from recurra.models.cross_entropy import linear_cross_entropy
+from recurra.models.head import LanguageHead
+from recurra.models.sequence import SequenceModel, language_model
+from recurra.models.text import pieces, write
+from recurra.models.vocabulary import BPEVocabulary, ByteVocabulary, CharVocabulary, Vocabulary
+
+__all__ = [
+    "BPEVocabulary",
+    "ByteVocabulary",
+    "CharVocabulary",
+    "LanguageHead",
+    "SequenceModel",
+    "Vocabulary",
+    "language_model",
+    "linear_cross_entropy",
+    "pieces",
+    "write",
+]

@@ -1,0 +1,49 @@
+"""Heads: what a model says of its last hidden layer, and how wrong that was."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recurra.models.cross_entropy import IGNORED, linear_cross_entropy
+from recurra.ops.project import project
+from recurra.parts.embedding import Embedding
+from recurra.parts.norm import NORMS
+
+__all__ = ["LanguageHead"]
+
+
+class LanguageHead(nn.Module):
+    """logits = W norm(x), x [..., width], without a bias, as the authors of minRNN have it.
+
+    tied: W is the weight of that embedding; it stays the embedding's parameter and is saved once.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(self, width: int, vocabulary: int, norm: str = "rms", tied: Embedding | None = None) -> None:
+        super().__init__()
+        self.norm, self.norm_name = NORMS[norm](width), norm
+        # In a tuple, so that it is not registered a second time.
+        self._tied: tuple[Embedding, ...] = () if tied is None else (tied,)
+        bound = 1 / math.sqrt(width)
+        free = nn.Parameter(torch.empty(vocabulary, width).uniform_(-bound, bound))
+        self.register_parameter("weight", free if tied is None else None)
+
+    @property
+    def tied(self) -> bool:
+        """True where W is the embedding's."""
+        return bool(self._tied)
+
+    def _weight(self) -> Tensor:
+        return self._tied[0].weight if self.weight is None else self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [..., vocabulary] from x [..., width]."""
+        return project(self.norm(x), self._weight())
+
+    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats of targets [...] from x [..., width]; targets of -100 do not count."""
+        rows, goals = self.norm(x).flatten(0, -2), targets.flatten()
+        total = linear_cross_entropy(rows, self._weight(), goals)
+        return total / (goals != IGNORED).sum().clamp(min=1)

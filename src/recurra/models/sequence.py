@@ -1,0 +1,272 @@
+"""A sequence model: embedding, blocks, head. A language model is a list of blocks and nothing else."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recurra.blocks.table import BLOCKS, build, describe, parse
+from recurra.models import files
+from recurra.models.cross_entropy import IGNORED
+from recurra.models.generate import Generation, Prompts, Sampler
+from recurra.models.head import LanguageHead
+from recurra.models.vocabulary import Vocabulary, from_bytes
+from recurra.parts.embedding import Embedding
+from recurra.parts.norm import NORMS
+
+__all__ = ["SequenceModel", "language_model"]
+
+# One state a block.
+State = tuple[Any, ...]
+# What other tools look for in the header of such a file.
+_PYTORCH = {"format": "pt"}
+
+
+class SequenceModel(nn.Module):
+    """logits = head(block_n(... block_1(embed(tokens)))), tokens [B, T], logits [B, T, vocabulary].
+
+    state: one state a block, None: a fresh start; reset [B, T] and lengths [B] as in `ops.masks`.
+    With `checkpointing` set, a block keeps only its input while training, and is computed twice.
+    Raises ValueError that names the argument.
+    """
+
+    # A ModuleList of blocks: torch's type forgets of what.
+    blocks: Any
+
+    def __init__(self, embed: Embedding, blocks: Sequence[nn.Module], head: LanguageHead) -> None:
+        super().__init__()
+        self.embed, self.blocks, self.head = embed, nn.ModuleList(blocks), head
+        self.checkpointing = False
+        self.vocabulary: Vocabulary | None = None
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """What the head reads, [B, T, width], and the last state."""
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens must be [batch, time], got {list(tokens.shape)}")
+        x, ends = self.embed(tokens), []
+        for block, begin in zip(self.blocks, self._states(state), strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                x, end = checkpoint(block, x, begin, reset, lengths, use_reentrant=False)
+            else:
+                x, end = block(x, begin, reset, lengths)
+            ends.append(end)
+        return x, tuple(ends)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Logits [B, T, vocabulary], zero beyond lengths, and the last state."""
+        x, state = self.hidden(tokens, state, reset, lengths)
+        logits = self.head(x)
+        if lengths is not None:
+            logits = logits.masked_fill(~_alive(tokens, lengths)[..., None], 0)
+        return logits, state
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Mean nats of targets [B, T], without those of -100 and beyond lengths, and the last state."""
+        if targets.shape != tokens.shape:
+            raise ValueError(f"targets must be like tokens, {list(tokens.shape)}, got {list(targets.shape)}")
+        x, state = self.hidden(tokens, state, reset, lengths)
+        if lengths is not None:
+            targets = targets.masked_fill(~_alive(tokens, lengths), IGNORED)
+        return self.head.loss(x, targets), state
+
+    def step(self, token: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One step: logits [B, vocabulary] and the state, from token [B]."""
+        if token.ndim != 1:
+            raise ValueError(f"token must be [batch], got {list(token.shape)}")
+        x, ends = self.embed(token), []
+        for block, begin in zip(self.blocks, self._states(state), strict=True):
+            x, end = block.step(x, begin)
+            ends.append(end)
+        return self.head(x), tuple(ends)
+
+    def _states(self, state: State | None) -> Sequence[Any]:
+        if state is None:
+            return [None] * len(self.blocks)
+        if len(state) != len(self.blocks):
+            raise ValueError(f"state must be of {len(self.blocks)} blocks, got {len(state)}")
+        return state
+
+    def generate(
+        self,
+        prompts: Prompts,
+        steps: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        state: State | None = None,
+    ) -> Generation:
+        """An iterator over `steps` new tokens [B] a row, in constant memory; its `state` goes on from there.
+
+        prompts: tokens [B, T], or a list of them a row, of any lengths above zero; read in parallel.
+        temperature 0: the likeliest token; top_k 0, top_p 1, repetition_penalty 1: off (`Sampler`).
+        seed: draws of its own, None: those of torch. state: where the prompts go on, None: fresh.
+        """
+        sampler = Sampler(temperature, top_k, top_p, repetition_penalty)
+        return Generation(self, prompts, steps, sampler, seed, state)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that `from_config` needs to build this model anew, as JSON."""
+        vocabulary, width = self.embed.weight.shape
+        return {
+            "vocabulary": vocabulary,
+            "width": width,
+            "norm": self.head.norm_name,
+            "tied": self.head.tied,
+            "blocks": [describe(block) for block in self.blocks],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "SequenceModel":
+        """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
+        known = parse(_Config, config, {})
+        blocks = [_numbered(i, block, known.width) for i, block in enumerate(known.blocks)]
+        return _assemble(known.vocabulary, known.width, blocks, known.norm, known.tied)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], vocabulary: Vocabulary | None = None) -> None:
+        """Write model.safetensors, config.json and the vocabulary, whole or not at all, also when killed.
+
+        vocabulary: the one to keep with the model, which also becomes `self.vocabulary`.
+        """
+        self.vocabulary = self.vocabulary if vocabulary is None else vocabulary
+        tensors = {name: p.detach().contiguous() for name, p in self.state_dict().items()}
+        kept = {} if self.vocabulary is None else {self.vocabulary.FILE: self.vocabulary.to_bytes()}
+        files.write(folder, self.config, {files.WEIGHTS: safetensors.torch.save(tensors, _PYTORCH), **kept})
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str]) -> "SequenceModel":
+        """The model, in eval mode, of a folder or else of a repository on the Hugging Face hub.
+
+        Raises ValueError that names the file where one is damaged, foreign or does not fit the others.
+        """
+        folder = files.locate(name)
+        config, contents = files.read(folder)
+        try:
+            with torch.device("meta"):
+                model = cls.from_config(config)
+        except ValueError as e:
+            raise ValueError(f"{folder / files.CONFIG}: {e}") from e
+        weights = contents.pop(files.WEIGHTS)
+        model.load_state_dict(_tensors(folder / files.WEIGHTS, weights, model), assign=True)
+        for file, content in contents.items():
+            model.vocabulary = from_bytes(folder / file, content)
+        return model.eval()
+
+
+def _alive(tokens: Tensor, lengths: Tensor) -> Tensor:
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths.to(tokens.device)[:, None]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The keys of a model's config; `blocks` holds the configs of the blocks."""
+
+    vocabulary: int
+    width: int
+    norm: str
+    tied: bool
+    blocks: list[Any]
+
+
+def _numbered(number: int, given: Any, width: int) -> nn.Module:
+    if not isinstance(given, dict):
+        raise ValueError(f"key 'blocks', {number}: must be an object, got {given!r}")
+    if given.get("width") != width:
+        raise ValueError(f"key 'blocks', {number}: key 'width' must be {width}, got {given.get('width')!r}")
+    try:
+        return build(given)
+    except ValueError as e:
+        raise ValueError(f"key 'blocks', {number}: {e}") from e
+
+
+def _assemble(
+    vocabulary: int, width: int, blocks: Sequence[nn.Module], norm: str, tied: bool
+) -> SequenceModel:
+    if vocabulary < 1 or width < 1:
+        raise ValueError(f"vocabulary and width must be at least 1, got {vocabulary} and {width}")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    embed = Embedding(vocabulary, width)
+    head = LanguageHead(width, vocabulary, norm, embed if tied else None)
+    return SequenceModel(embed, blocks, head)
+
+
+def _tensors(path: Path, content: bytes, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file, which must be those of the model. Raises ValueError that names the file."""
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise ValueError(f"{path} is not a safetensors file: {e!r}") from e
+    want = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    got = {name: tuple(x.shape) for name, x in tensors.items()}
+    if wrong := sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name)):
+        name = wrong[0]
+        raise ValueError(f"{path}: {name} must be {want.get(name, 'absent')}, got {got.get(name, 'none')}")
+    dtypes = {x.dtype for x in tensors.values()}
+    if len(dtypes) != 1 or not dtypes.pop().is_floating_point:
+        raise ValueError(f"{path}: tensors must be floating point, of one dtype")
+    return tensors
+
+
+def language_model(
+    blocks: str | Sequence[str] = "mingru",
+    vocabulary: int = 256,
+    width: int = 384,
+    depth: int | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    tied: bool = False,
+) -> SequenceModel:
+    """An untrained language model of `depth` blocks, by their names in `recurra.blocks.BLOCKS`.
+
+    blocks: one name, or a list for a hybrid, taken again and again up to `depth` (None: 6, or once
+    through the list). options: fields of the blocks' configs, for each block that has them; its `norm`
+    is also that of the head. tied: the head uses the embedding's weights. Raises ValueError that
+    names the argument.
+    """
+    names = [blocks] if isinstance(blocks, str) else list(blocks)
+    depth = (6 if isinstance(blocks, str) else len(names)) if depth is None else depth
+    if not names or depth < len(names):
+        raise ValueError(f"depth must be at least the number of blocks named, {len(names)}, got {depth}")
+    given = dict(options or {})
+    made = [_named(name, width, given) for name in islice(cycle(names), depth)]
+    return _assemble(vocabulary, width, made, given.get("norm", "rms"), tied)
+
+
+def _named(name: str, width: int, options: Mapping[str, Any]) -> nn.Module:
+    if name not in BLOCKS:
+        raise ValueError(f"blocks must be of {', '.join(BLOCKS)}, got {name!r}")
+    row = BLOCKS[name]
+    defaults = asdict(row.config(width=width, **row.fixed))
+    given = {key: value for key, value in defaults.items() if key not in row.fixed} | dict(options)
+    return row.block(parse(row.config, given, row.fixed))

@@ -1,0 +1,9 @@
+"""What blocks and models are made of besides recurrences: parameters, no sequence of their own."""
+
+from recurra.parts.conv import CausalConv
+from recurra.parts.embedding import Embedding
+from recurra.parts.linear import Linear
+from recurra.parts.mlp import MLP
+from recurra.parts.norm import NORMS, RMSNorm
+
+__all__ = ["MLP", "NORMS", "CausalConv", "Embedding", "Linear", "RMSNorm"]

@@ -1,0 +1,41 @@
+"""The short causal filter of a block, with its parameters."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recurra.ops.causal_conv import causal_conv
+from recurra.state import ConvState
+
+__all__ = ["CausalConv"]
+
+
+class CausalConv(nn.Module):
+    """y_t = b + sum_{j<K} w_j x_{t-K+1+j}, each channel by itself (`ops.causal_conv`); drawn as nn.Conv1d.
+
+    weight [D, K], bias [D]; the state holds the last K - 1 inputs, in at least fp32.
+    """
+
+    def __init__(self, width: int, taps: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(taps)
+        self.weight = nn.Parameter(torch.empty(width, taps).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(
+        self,
+        x: Tensor,
+        state: ConvState | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, ConvState]:
+        return causal_conv(x, self.weight, self.bias, state, reset, lengths)
+
+    def step(self, x_t: Tensor, state: ConvState | None = None) -> tuple[Tensor, ConvState]:
+        """One step: y_t [B, D] and the state, from x_t [B, D]."""
+        y, state = causal_conv(x_t[:, None], self.weight, self.bias, state)
+        return y[:, 0], state
+
+    def extra_repr(self) -> str:
+        return "{}, {}".format(*self.weight.shape)

@@ -1,0 +1,23 @@
+"""Token embedding."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Embedding"]
+
+
+class Embedding(nn.Module):
+    """Row `token` of weight [V, D], drawn from a standard normal; tokens are integers of any shape.
+
+    Raises IndexError for a token that is not in 0..V-1 (on a CPU; a GPU's queue is not stopped).
+    """
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(vocabulary, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.embedding(self.weight, tokens)
+
+    def extra_repr(self) -> str:
+        return "{}, {}".format(*self.weight.shape)

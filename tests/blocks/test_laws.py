@@ -1,0 +1,267 @@
+"""What every block of the table obeys, with and without its optional parts."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from recurra import state
+from recurra.blocks.table import BLOCKS, build, describe
+from tools import close, masks
+
+BATCH, TIME, WIDTH = 3, 7, 6
+
+
+class Kind(NamedTuple):
+    """A row of the table and its options."""
+
+    name: str
+    options: dict[str, Any]
+
+    def block(self) -> Any:
+        row = BLOCKS[self.name]
+        return row.block(row.config(width=WIDTH, **row.fixed, **self.options))
+
+
+BARE = {"conv": 0, "mlp": 0.0, "expansion": 1.5, "norm": "layer"}
+EVERY = [Kind(name, options) for name in BLOCKS for options in ({}, BARE)]
+every = pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name + ("-bare" if kind.options else ""))
+
+
+def _x() -> Tensor:
+    return torch.randn(BATCH, TIME, WIDTH)
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in _leaves(part)]
+
+
+def _close(got: Any, want: Any) -> None:
+    for one, other in zip(_leaves(got), _leaves(want), strict=True):
+        close(one, other)
+
+
+def _given(block: Any) -> Any:
+    """A state that a few steps have left."""
+    return block(torch.randn(BATCH, 4, WIDTH))[1]
+
+
+@every
+@pytest.mark.parametrize("given", [False, True], ids=["fresh", "given"])
+def test_cut_anywhere(kind: Kind, given: bool) -> None:
+    block, x = kind.block(), _x()
+    begin = _given(block) if given else None
+    want, end = block(x, begin)
+    for cut in range(TIME + 1):
+        first, middle = block(x[:, :cut], begin)
+        rest, last = block(x[:, cut:], middle)
+        close(torch.cat([first, rest], 1), want)
+        _close(last, end)
+
+
+@every
+@pytest.mark.parametrize("graph", [False, True], ids=["no_grad", "grad"])
+@pytest.mark.parametrize("given", [False, True], ids=["fresh", "given"])
+def test_one_at_a_time(kind: Kind, graph: bool, given: bool) -> None:
+    block, x, ys = kind.block(), _x(), []
+    now = _given(block) if given else None
+    want, end = block(x, now)
+    for x_t in x.unbind(1):
+        with torch.set_grad_enabled(graph):
+            y, now = block.step(x_t, now)
+        ys.append(y)
+    close(torch.stack(ys, 1), want)
+    _close(now, end)
+
+
+@every
+def test_future_cannot_reach_the_past(kind: Kind) -> None:
+    block, x = kind.block(), _x()
+    y, _ = block(x)
+    for t in range(TIME):
+        other = x.clone()
+        other[:, t] = torch.randn(BATCH, WIDTH)
+        changed, _ = block(other)
+        assert changed[:, :t].equal(y[:, :t])
+        assert not changed[:, t].equal(y[:, t])
+
+
+@every
+def test_rows_do_not_mix(kind: Kind) -> None:
+    block, x = kind.block(), _x()
+    reset, lengths = masks(BATCH, TIME, seed=1)
+    y, end = block(x, None, reset, lengths)
+    x[1], reset[1], lengths[1] = float("nan"), True, TIME
+    changed, last = block(x, None, reset, lengths)
+    keep = torch.tensor([0, 2])
+    assert changed[keep].equal(y[keep])
+    assert all(a[keep].equal(b[keep]) for a, b in zip(_leaves(last), _leaves(end), strict=True))
+
+
+@every
+def test_reset_is_a_fresh_sequence(kind: Kind) -> None:
+    block, x = kind.block(), _x()
+    begin, reset = _given(block), torch.zeros(BATCH, TIME, dtype=torch.bool)
+    reset[:, 3] = True
+    y, end = block(x, begin, reset)
+    first, _ = block(x[:, :3], begin)
+    rest, last = block(x[:, 3:])
+    close(y, torch.cat([first, rest], 1))
+    _close(end, last)
+
+
+@every
+def test_lengths_are_the_row_alone(kind: Kind) -> None:
+    block, x, lengths = kind.block(), _x(), torch.tensor([0, 4, TIME])
+    begin = _given(block)
+    x[1, 4:] = float("nan")
+    y, end = block(x, begin, None, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        one = slice(row, row + 1)
+        alone, last = block(x[one, :length], state.select(begin, one))
+        close(y[one, :length], alone)
+        _close(state.select(end, one), last)
+        assert not y[row, length:].any()
+
+
+@every
+def test_every_parameter_and_the_state_receive_a_gradient(kind: Kind) -> None:
+    block, begin = kind.block(), None
+    begin = state.detach(_given(block))
+    for leaf in _leaves(begin):
+        leaf.requires_grad_()
+    y, end = block(_x(), begin)
+    (y.square().sum() + sum(leaf.square().sum() for leaf in _leaves(end))).backward()
+    for name, p in [*block.named_parameters(), *((f"state {i}", s) for i, s in enumerate(_leaves(begin)))]:
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+        assert not p.numel() or p.grad.any(), name
+
+
+@every
+def test_state_survives_a_file(kind: Kind, tmp_path: Path) -> None:
+    block, x = kind.block(), _x()
+    want, _ = block(x)
+    _, kept = block(x[:, :4])
+    state.save(kept, tmp_path / "s")
+    rest, _ = block(x[:, 4:], state.load(tmp_path / "s"))
+    close(rest, want[:, 4:])
+
+
+@every
+def test_state_has_one_shape(kind: Kind) -> None:
+    """Fresh or carried, of a step or of a sequence: a state of one row can stand beside any other."""
+    block, x = kind.block(), _x()
+    shapes = [
+        [leaf.shape for leaf in _leaves(s)] for s in (block(x)[1], block.step(x[:, 0])[1], block(x[:, :0])[1])
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@every
+def test_compiles_whole(kind: Kind) -> None:
+    torch._dynamo.reset()
+    block, x, (reset, lengths) = kind.block(), _x(), masks(BATCH, TIME, seed=4)
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    want, end = block(x, None, reset, lengths)
+    got, last = compiled(x, None, reset, lengths)
+    close(got, want)
+    _close(last, end)
+    got.sum().backward()
+    grads = [p.grad.clone() for p in block.parameters()]
+    block.zero_grad()
+    want.sum().backward()
+    for p, grad in zip(block.parameters(), grads, strict=True):
+        close(grad, p.grad)
+
+
+@every
+def test_bf16(kind: Kind) -> None:
+    """Each of the few sums and products of a block rounds once: within 8 eps of fp32, over 200 steps."""
+    block, x = kind.block(), torch.randn(BATCH, 200, WIDTH)
+    narrow = kind.block().bfloat16()
+    narrow.load_state_dict(block.state_dict())
+    block.load_state_dict(narrow.state_dict())
+    want, _ = block(x.bfloat16().float())
+    got, end = narrow(x.bfloat16())
+    assert got.dtype == torch.bfloat16
+    assert all(leaf.dtype == torch.float32 for leaf in _leaves(end))
+    close(got, want, 8)
+
+
+@every
+def test_autocast(kind: Kind) -> None:
+    block, x = kind.block(), _x()
+    want, _ = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, end = block(x)
+        y, _ = block.step(x[:, 0])
+    assert got.dtype == torch.float32
+    assert all(leaf.dtype == torch.float32 for leaf in _leaves(end))
+    bound = 8 * torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps
+    close(got, want, bound)
+    close(y, want[:, 0], bound)
+
+
+@every
+def test_dropout_acts_while_training(kind: Kind) -> None:
+    block, x = Kind(kind.name, {**kind.options, "dropout": 0.5}).block(), _x()
+    assert not block(x)[0].equal(block(x)[0])
+    block.eval()
+    assert block(x)[0].equal(block(x)[0])
+    assert block.step(x[:, 0])[0].equal(block.step(x[:, 0])[0])
+
+
+@every
+def test_described_and_built_anew(kind: Kind) -> None:
+    block = kind.block()
+    again = build(describe(block))
+    assert describe(again) == describe(block)
+    assert describe(again)["block"] == kind.name
+    again.load_state_dict(block.state_dict())
+    x = _x()
+    assert again(x)[0].equal(block(x)[0])
+
+
+@every
+def test_errors_name_the_argument(kind: Kind) -> None:
+    block = kind.block()
+    with pytest.raises(ValueError, match=r"x must be \[batch, time, 6\], got \[3, 7, 5\]"):
+        block(torch.randn(3, 7, 5))
+    with pytest.raises(ValueError, match=r"x must be \[batch, 6\], got \[3, 7, 6\]"):
+        block.step(torch.randn(3, 7, 6))
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "width": {"width": 0},
+    "expansion": {"expansion": 0.01},
+    "conv": {"conv": -1},
+    "mlp": {"mlp": float("nan")},
+    "norm": {"norm": "batch"},
+    "dropout": {"dropout": 1.0},
+    "candidate": {"candidate": "none"},
+    "layer": {"layer": "none"},
+}
+
+
+@pytest.mark.parametrize("field", list(WRONG))
+def test_wrong_configs(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        BLOCKS["mingru"].config(**{"width": WIDTH, **WRONG[field]})
+
+
+def test_strict_reading() -> None:
+    good = describe(EVERY[0].block())
+    for given, said in (
+        ({**good, "extra": 1}, "unknown key 'extra'"),
+        ({k: v for k, v in good.items() if k != "conv"}, "key 'conv' is missing"),
+        ({**good, "conv": 4.0}, "key 'conv' must be of type int, got 4.0"),
+        ({**good, "conv": True}, "key 'conv' must be of type int, got True"),
+        ({**good, "layer": "gru"}, "unknown key 'layer'"),
+        ({**good, "block": "none"}, "key 'block' must be one of"),
+        ({**good, "block": []}, "key 'block' must be one of"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            build(given)
