@@ -104,12 +104,11 @@ def test_measures():
 
 
 @pytest.mark.usefixtures("vowels")
-def test_swap_resumes_and_tabulates(tmp_path, monkeypatch, read, capsys):
+def test_swap_resumes(tmp_path, monkeypatch, read):
     bench.swap(tasks="vowels", seeds=1, steps=2, threads=1, out=tmp_path)
     first = read(tmp_path / "swap.csv")
     assert len(first) == sum(map(len, DEPTHS.values()))
     assert {row["steps"] for row in first} == {"2"}
-    capsys.readouterr()
 
     made = []
     monkeypatch.setattr(swap, "train", lambda *of: made.append(of) or 1.0)
@@ -118,6 +117,15 @@ def test_swap_resumes_and_tabulates(tmp_path, monkeypatch, read, capsys):
     assert rows[: len(first)] == first
     assert len(made) == len(rows) - len(first) == len(first)
 
+    monkeypatch.setattr(swap, "processor", lambda: "another machine")
+    bench.swap(tasks="vowels", seeds=1, steps=2, threads=1, out=tmp_path)
+    assert len(read(tmp_path / "swap.csv")) == len(rows) + len(first)
+
+
+@pytest.mark.usefixtures("vowels")
+def test_swap_tabulates_the_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(swap, "train", lambda *of: 1.0)
+    bench.swap(tasks="vowels", seeds=2, steps=2, threads=1, out=tmp_path)
     table = (tmp_path / "swap.md").read_text()
     assert table in capsys.readouterr().out
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]

@@ -2,7 +2,7 @@
 
 Equal parameters of the whole model (within 2 %), equal optimizer, learning rate, steps, batches and
 order; between the layers of a stack there is nothing. Each finished run is a row of the CSV, and a run
-that has its row is not repeated.
+that has its row from the same processor and threads is not repeated.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import recurra
-from recurra.bench.report import Row, cell, markdown, read_rows, write_rows
+from recurra.bench.report import Row, cell, markdown, processor, read_rows, write_rows
 from recurra.bench.swap_tasks import EMBED, TASKS, Batch, Task
 
 COLUMNS = (
     *("task", "model", "layers", "hidden", "parameters", "seed", "steps", "rate"),
-    *("metric", "quality", "seconds"),
+    *("cpu", "threads", "metric", "quality", "seconds"),
 )
 FAMILIES: dict[str, type[nn.Module]] = {
     "nn.GRU": nn.GRU,
@@ -118,9 +118,24 @@ def finish(run: Run, task: Task) -> Row:
     torch.manual_seed(run.seed)
     net = Net(task, run.model, run.layers, hidden)
     seconds = train(net, task, run.seed, run.steps)
-    made = {"hidden": hidden, "parameters": size(task, run.model, run.layers, hidden), "rate": task.rate}
+    made = {"hidden": hidden, "parameters": size(task, run.model, run.layers, hidden)}
     measured = {"metric": task.metric, "quality": quality(net, task), "seconds": seconds}
-    return {**run._asdict(), **made, **measured}
+    return {**identity(run, task), **made, **measured}
+
+
+def identity(run: Run, task: Task) -> Row:
+    """What must be the same for a row to stand for a run: times of another machine do not."""
+    return {
+        **run._asdict(),
+        "rate": task.rate,
+        "cpu": processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def find(rows: Sequence[Row], wanted: Row) -> list[Row]:
+    """The row of a run, as it was written by this or an earlier call."""
+    return [row for row in rows if all(str(row[k]) == str(v) for k, v in wanted.items())][:1]
 
 
 def plan(tasks: Sequence[str], seeds: int, steps: int | None, made: dict[str, Task]) -> list[Run]:
@@ -142,17 +157,11 @@ def run(
     rows = read_rows(path, COLUMNS)
     wanted = plan(tasks, seeds, steps, made)
     for i, one in enumerate(wanted):
-        if not find(rows, one, made[one.task].rate):
+        if not find(rows, identity(one, made[one.task])):
             say(f"run {i + 1} of {len(wanted)}: {one.task}, {one.layers} x {one.model}, seed {one.seed}")
             rows.append(finish(one, made[one.task]))
             write_rows(path, COLUMNS, rows)
-    return [row for one in wanted for row in find(rows, one, made[one.task].rate)]
-
-
-def find(rows: Sequence[Row], one: Run, rate: float) -> list[Row]:
-    """The row of a run, as it was written by this or an earlier call."""
-    wanted = {**one._asdict(), "rate": rate}
-    return [row for row in rows if all(str(row[k]) == str(v) for k, v in wanted.items())][:1]
+    return [row for one in wanted for row in find(rows, identity(one, made[one.task]))]
 
 
 def spread(values: Sequence[float]) -> str:
