@@ -20,6 +20,8 @@ enum Gate : i64 {
   kMinLstmUnnormalizedTanh,
 };
 
+enum CellKind : i64 { kGru, kLstm };
+
 enum Dtype : i64 { kFloat32, kFloat64, kBfloat16, kComplex64, kComplex128 };
 
 // [batch, time, channels]; channels lie side by side, the strides count elements.
@@ -54,6 +56,24 @@ struct Conv {
   void *dweight, *dbias, *dstate;  // dweight [batch, taps, width], dbias [batch, width]: summed by the caller
 };
 
+// The gates of a step see weight h_{t-1} + bias: [gates * width, width] and [gates * width]. What is not
+// behind a View is contiguous and in the state's dtype.
+struct Cell {
+  i64 kind, dtype, reverse, threads, batch, time, width;
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View x;  // [batch, time, gates * width]
+  void *weight, *bias;
+  View y;                  // forward only
+  void *state, *state_n;   // [states, batch, width], h first
+  void* scratch;           // (gates * width + (gates + states + 1) * batch) x width rounded up to 32
+  View dy, dx;             // from here on: backward only
+  void *before;            // [batch, time, width]: h_{t-1} as step t saw it
+  void *recurrent;         // [batch, time, gates * width]: weight before + bias, overwritten by its gradient
+  void *memory;            // [batch, time, (states - 1) * width]: room for the other states
+  void *dstate_n, *dstate;
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
   void *x, *weight, *bias, *y;  // [rows, inputs], [outputs, inputs], [outputs] or null, [rows, outputs]
@@ -75,6 +95,7 @@ struct Product {
 struct Kernels {
   void (*scan)(const Scan&, bool forward);
   void (*conv)(const Conv&, bool forward);
+  void (*cell)(const Cell&, bool forward);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
 };

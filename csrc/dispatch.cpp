@@ -67,6 +67,8 @@ EXPORT void recurra_scan_forward(const recurra::Scan* s) { recurra::kTables[recu
 EXPORT void recurra_scan_backward(const recurra::Scan* s) { recurra::kTables[recurra::current]->scan(*s, false); }
 EXPORT void recurra_conv_forward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, true); }
 EXPORT void recurra_conv_backward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, false); }
+EXPORT void recurra_cell_forward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, true); }
+EXPORT void recurra_cell_backward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, false); }
 EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }
 EXPORT void recurra_product(const recurra::Product* s) { recurra::kTables[recurra::current]->product(*s); }
 

@@ -1,4 +1,5 @@
 // All kernels for one instruction set. Compiled once for each, with RECURRA_LEVEL naming the namespace.
+#include "cell.h"
 #include "conv.h"
 #include "linear.h"
 #include "matvec.h"
@@ -7,6 +8,6 @@
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, matvec, product};
+const Kernels kernels = {scan, conv, cell, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -4,9 +4,10 @@ y, state = op(inputs..., state=None, reset=None, lengths=None), inputs [B, T, ..
 """
 
 from recurra.ops.causal_conv import causal_conv
+from recurra.ops.cell import gru, lstm
 from recurra.ops.gated import mingru, minlstm
 from recurra.ops.linear import linear
 from recurra.ops.project import project
 from recurra.ops.token_shift import token_shift
 
-__all__ = ["causal_conv", "linear", "mingru", "minlstm", "project", "token_shift"]
+__all__ = ["causal_conv", "gru", "linear", "lstm", "mingru", "minlstm", "project", "token_shift"]

@@ -125,7 +125,7 @@ def _previous(x: Tensor, first: Tensor, lengths: Tensor | None, reverse: bool) -
     return torch.where(widen(last, x), first[:, None], shifted)
 
 
-def _states_before(
+def states_before(
     h: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool
 ) -> Tensor:
     """h_{t-1} as step t saw it: zero after a cut."""
@@ -158,7 +158,7 @@ def _pullback(
         a_eff = a_eff.masked_fill(widen(cut, a), 0)
     factor = _previous(a_eff, torch.ones_like(h_0), lengths, not reverse)
     g, first = recur(factor, dh.to(h_0.dtype), dh_n, None, lengths, not reverse)
-    da = g * _conj(_states_before(h, h_0, reset, lengths, reverse))
+    da = g * _conj(states_before(h, h_0, reset, lengths, reverse))
     last = a_eff[:, 0]
     if reverse and lengths is not None:
         index = (lengths - 1).clamp(min=0)
@@ -271,7 +271,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, da: Tensor, db: Tensor, dh_0: Tensor, *_: None) -> tuple[Tensor, Tensor]:
         a, h_0, h, reset, lengths = ctx.saved_tensors
-        before = _states_before(h, h_0, reset, lengths, ctx.reverse)
+        before = states_before(h, h_0, reset, lengths, ctx.reverse)
         db = (da * before + db).to(db.dtype)
         return recur(a, db, dh_0, reset, lengths, ctx.reverse)
 

@@ -11,7 +11,6 @@ import os
 import struct
 import warnings
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +30,23 @@ GATES = {
     "minlstm_unnormalized_linear": 8,
     "minlstm_unnormalized_tanh": 9,
 }
+# The order is that of `CellKind` there.
+CELLS = {"gru": 0, "lstm": 1}
 _SCAN = struct.Struct("37q")
 _CONV = struct.Struct("28q")
+_CELL = struct.Struct("31q")
 _MATVEC = struct.Struct("9q")
 _PRODUCT = struct.Struct("13q")
+EXPORTS = (
+    "scan_forward",
+    "scan_backward",
+    "conv_forward",
+    "conv_backward",
+    "cell_forward",
+    "cell_backward",
+    "matvec",
+    "product",
+)
 # Below this many outputs a second thread costs more than it saves.
 _PARALLEL = 1 << 14
 # From this size on, memory is asked for on huge pages.
@@ -68,7 +80,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(spec.origin)
     except OSError as e:
         return None, f"{spec.origin} does not load: {e}"
-    for name in ("scan_forward", "scan_backward", "conv_forward", "conv_backward", "matvec", "product"):
+    for name in EXPORTS:
         call = getattr(library, f"recurra_{name}")
         call.argtypes, call.restype = [ctypes.c_char_p], None
     library.recurra_advise.argtypes, library.recurra_advise.restype = [ctypes.c_void_p, ctypes.c_int64], None
@@ -306,6 +318,80 @@ def conv_backward(
     grads = (dweight.data_ptr(), dbias.data_ptr(), dstate.data_ptr())
     library.recurra_conv_backward(_CONV.pack(*fields, *masks, *_view(x), 0, 0, 0, *tensors, *grads))
     return dx, dweight.sum(0).t().to(weight.dtype).contiguous(), dbias.sum(0).to(weight.dtype), dstate
+
+
+def _cell_head(
+    kind: str, x: Tensor, width: int, reset: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[int, ...]:
+    batch, time, gates = x.shape
+    fields = (CELLS[kind], DTYPES[x.dtype], reverse, _threads(batch * time * gates * width // 8))
+    return *fields, batch, time, width, _pointer(reset), _pointer(lengths), *_view(x)
+
+
+def _cell_scratch(x: Tensor, state: Tensor) -> Tensor:
+    states, batch, width = state.shape
+    gates = x.shape[2]
+    return state.new_empty((gates + (gates // width + states + 1) * batch) * (-(-width // 32) * 32))
+
+
+def cell(
+    kind: str,
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """(y, state_n) of a memory-mixing cell; state [states, B, H], and weight and bias in its dtype."""
+    library = _require(gates)
+    width = state.shape[2]
+    y, state = _advise(empty_rows(gates, width)), state.contiguous()
+    if not y.numel():
+        return y, state.clone()
+    x, weight, bias = _rows(gates), weight.contiguous(), bias.contiguous()
+    state_n, scratch = torch.empty_like(state), _cell_scratch(x, state)
+    head = _cell_head(kind, x, width, reset, lengths, reverse)
+    matrix, states = (weight.data_ptr(), bias.data_ptr()), (state.data_ptr(), state_n.data_ptr())
+    record = _CELL.pack(*head, *matrix, *_view(y), *states, scratch.data_ptr(), *(0,) * 11)
+    library.recurra_cell_forward(record)
+    return y, state_n
+
+
+def cell_backward(
+    kind: str,
+    cotangents: tuple[Tensor, Tensor],
+    gates: Tensor,
+    weight: Tensor,
+    state: Tensor,
+    mixed: tuple[Tensor, Tensor],
+    masks: tuple[Tensor | None, Tensor | None],
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of gates and state, from those of y and state_n.
+
+    mixed: before [B, T, H], h_{t-1} as step t saw it, and before weight^T + bias, contiguous, which is
+    overwritten by its own gradient.
+    """
+    library, (dy, dstate_n), (before, recurrent) = _require(gates), cotangents, mixed
+    dgates, state, before = _advise(empty_as(gates)), state.contiguous(), before.contiguous()
+    dstate_n = dstate_n.to(state.dtype).contiguous()
+    if not before.numel():
+        return dgates, dstate_n.clone()
+    x, dy, weight, dstate = (
+        _rows(gates),
+        _rows(dy.to(gates.dtype)),
+        weight.contiguous(),
+        torch.empty_like(state),
+    )
+    memory, scratch = before.new_empty(state.shape[0] - 1, *before.shape), _cell_scratch(x, state)
+    head = _cell_head(kind, x, state.shape[2], *masks, reverse)
+    starts = (weight.data_ptr(), 0, 0, 0, 0, state.data_ptr(), 0, scratch.data_ptr())
+    steps = (before.data_ptr(), recurrent.data_ptr(), memory.data_ptr())
+    ends = (dstate_n.data_ptr(), dstate.data_ptr())
+    library.recurra_cell_backward(_CELL.pack(*head, *starts, *_view(dy), *_view(dgates), *steps, *ends))
+    return dgates, dstate
 
 
 def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

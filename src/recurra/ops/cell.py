@@ -1,0 +1,270 @@
+"""Memory mixing: recurrences whose gates see h_{t-1} through a matrix, and so are sequential by nature.
+
+torch.nn's GRU (arXiv 1406.1078, with its reset gate after the product) and LSTM (Hochreiter and
+Schmidhuber, 1997; forget gate: Gers et al., 2000). The C++ loop keeps nothing but y for its backward
+pass: all h are known there, so one large product gives the recurrent parts of all gates again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recurra.ops import native
+from recurra.ops.linear import start, state_dtype, states_before
+from recurra.ops.loop import unroll
+from recurra.ops.masks import check
+from recurra.ops.project import project
+from recurra.ops.registry import define, pullback, transforms_active
+from recurra.state import GRUState, LinearState, LSTMState
+
+__all__ = ["CELLS", "cell_loop", "cell_native", "gru", "gru_step", "lstm", "lstm_step"]
+
+
+def _recurrent(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W_hh h + b_hh in the dtype of h, also under autocast: an error here is fed back at every step."""
+    weight, bias = weight.to(h.dtype), None if bias is None else bias.to(h.dtype)
+    if h.device.type == "meta" or not torch.is_autocast_enabled(h.device.type):
+        return project(h, weight, bias)
+    with torch.autocast(h.device.type, enabled=False):
+        return project(h, weight, bias)
+
+
+def gru_step(
+    gates: Tensor, state: GRUState, weight_hh: Tensor, bias_hh: Tensor | None = None
+) -> tuple[Tensor, GRUState]:
+    """h_t = (1 - z) n + z h_{t-1} with r, z = sigmoid(x + w) and n = tanh(x_n + r w_n): the definition."""
+    x_r, x_z, x_n = gates.to(state.h.dtype).chunk(3, -1)
+    w_r, w_z, w_n = _recurrent(state.h, weight_hh, bias_hh).chunk(3, -1)
+    r, z = (x_r + w_r).sigmoid(), (x_z + w_z).sigmoid()
+    h = (1 - z) * (x_n + r * w_n).tanh() + z * state.h
+    return h.to(gates.dtype), GRUState(h)
+
+
+def lstm_step(
+    gates: Tensor, state: LSTMState, weight_hh: Tensor, bias_hh: Tensor | None = None
+) -> tuple[Tensor, LSTMState]:
+    """c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g), h_t = sigmoid(o) tanh(c_t): the definition."""
+    i, f, g, o = (gates.to(state.h.dtype) + _recurrent(state.h, weight_hh, bias_hh)).chunk(4, -1)
+    c = f.sigmoid() * state.c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return h.to(gates.dtype), LSTMState(h, c)
+
+
+class Cell(NamedTuple):
+    """A row of cells: its parts of a gate, its step, and what it carries, h first."""
+
+    parts: int
+    step: Callable[..., tuple[Tensor, Any]]
+    state: type[GRUState] | type[LSTMState]
+
+
+CELLS: dict[str, Cell] = {"gru": Cell(3, gru_step, GRUState), "lstm": Cell(4, lstm_step, LSTMState)}
+
+
+# ----------------------------------------------------------------------------------------------
+# The forms. weight, bias and state [states, B, H] in the state's dtype; they return (y, state_n).
+
+
+def cell_loop(
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cell: str,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Plain torch: the step, once after the other. Differentiable any number of times."""
+    if not gates.shape[1]:
+        return gates[..., : state.shape[-1]].clone(), state.clone()
+    step = partial(CELLS[cell].step, weight_hh=weight, bias_hh=bias)
+    first = CELLS[cell].state(*state.unbind(0))
+    y, last = unroll(step, (gates,), first, reset, lengths, reverse=reverse)
+    return y, torch.stack(last)
+
+
+def cell_native(
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cell: str,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """The C++ loop. Raises RuntimeError where the native library is missing or can't take the input."""
+    return native.cell(cell, gates, weight, bias, state, reset, lengths, reverse)
+
+
+def _native_backward(
+    dy: Tensor,
+    dstate_n: Tensor,
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    y: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of gates, weight, bias and state."""
+    reset, lengths, cell, reverse = rest
+    if not y.numel():
+        return torch.zeros_like(gates), torch.zeros_like(weight), torch.zeros_like(bias), dstate_n.clone()
+    before = states_before(y, state[0], reset, lengths, reverse).flatten(0, 1)
+    dw = _recurrent(before, weight, bias)
+    mixed = (before.view(y.shape), dw)
+    dgates, dstate = native.cell_backward(
+        cell, (dy, dstate_n), gates, weight, state, mixed, (reset, lengths), reverse
+    )
+    return dgates, _recurrent(dw.t(), before.t(), None), dw.sum(0), dstate
+
+
+def _fake(gates: Tensor, weight: Tensor, bias: Tensor, state: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return native.empty_rows(gates, state.shape[-1]), state.new_empty(state.shape)
+
+
+def _fake_backward(
+    dy: Tensor, dstate_n: Tensor, gates: Tensor, *parameters: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weight, bias, state = (p.new_empty(p.shape) for p in parameters[:3])
+    return native.empty_as(gates), weight, bias, state
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    gates, weight, bias, state, reset, lengths, *ctx.how = inputs
+    ctx.save_for_backward(gates, weight, bias, state, output[0], reset, lengths)
+
+
+def _backward(ctx: Any, dy: Tensor, dstate_n: Tensor) -> tuple[Tensor | None, ...]:
+    return (*BACKWARD(dy, dstate_n, *ctx.saved_tensors, *ctx.how), None, None, None, None)
+
+
+def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    dy, dstate_n, gates, weight, bias, state, _, reset, lengths, *ctx.how = inputs
+    ctx.save_for_backward(dy, dstate_n, gates, weight, bias, state, reset, lengths)
+
+
+def _backward_twice(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, reset, lengths = ctx.saved_tensors
+
+    def first(dy: Tensor, dstate_n: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        def form(g: Tensor, w: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+            return cell_loop(g, w, b, s, reset, lengths, *ctx.how)
+
+        return pullback(form, leaves, (dy, dstate_n))
+
+    # y is a function of the other inputs here, computed again: nothing flows through it.
+    return (*pullback(first, tuple(inputs), cotangents), *(None,) * 5)
+
+
+_INPUTS = "Tensor gates, Tensor weight, Tensor bias, Tensor state"
+_REST = "Tensor? reset, Tensor? lengths, str cell, bool reverse"
+OP = define(
+    f"cell({_INPUTS}, {_REST}) -> (Tensor, Tensor)",
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+    cpu=cell_native,
+)
+BACKWARD = define(
+    f"cell_backward(Tensor dy, Tensor dstate_n, {_INPUTS}, Tensor y, {_REST})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
+    setup=_setup_twice,
+    backward=_backward_twice,
+    cpu=_native_backward,
+)
+
+
+# ----------------------------------------------------------------------------------------------
+# What one calls.
+
+
+def _check_matrix(gates: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> None:
+    if gates.ndim != 3 or gates.shape[-1] % parts or not gates.is_floating_point():
+        got = f"{gates.dtype} {list(gates.shape)}"
+        raise ValueError(f"gates must be floating point [batch, time, {parts} * width], got {got}")
+    rows = gates.shape[-1]
+    for name, p, shape in (("weight_hh", weight, (rows, rows // parts)), ("bias_hh", bias, (rows,))):
+        if p is None:
+            continue
+        if tuple(p.shape) != shape:
+            raise ValueError(f"{name} must be {list(shape)} for these gates, got {list(p.shape)}")
+        if p.device != gates.device or not p.is_floating_point():
+            got = f"{p.dtype} on {p.device}"
+            raise ValueError(f"{name} must be floating point on {gates.device}, like gates, got {got}")
+
+
+def begin(cell: str, state: Any, like: Tensor) -> list[Tensor]:
+    """Every initial state for inputs like [B, T, H]: the given one, checked, or zeros."""
+    names = CELLS[cell].state._fields
+    if state is not None and len(state) != len(names):
+        raise ValueError(f"state must have the parts {', '.join(names)}, got {len(state)} of them")
+    parts = [None for _ in names] if state is None else [LinearState(part) for part in state]
+    said = ["state"] if len(names) == 1 else [f"state.{name}" for name in names]
+    return [start(part, like, name) for part, name in zip(parts, said, strict=True)]
+
+
+def _run(
+    cell: str,
+    gates: Tensor,
+    matrix: tuple[Tensor, Tensor | None],
+    state: Any,
+    masks: tuple[Tensor | None, Tensor | None],
+    reverse: bool,
+) -> tuple[Tensor, Any]:
+    parts, dtype = CELLS[cell].parts, state_dtype(gates.dtype)
+    _check_matrix(gates, *matrix, parts)
+    reset, lengths = check(gates.shape[0], gates.shape[1], gates.device, *masks)
+    first = torch.stack(begin(cell, state, gates[..., : gates.shape[-1] // parts]))
+    weight = matrix[0].to(dtype)
+    bias = weight.new_zeros(gates.shape[-1]) if matrix[1] is None else matrix[1].to(dtype)
+    form = OP if native.takes(gates) and not transforms_active() else cell_loop
+    y, last = form(gates, weight, bias, first, reset, lengths, cell, reverse)
+    return y, CELLS[cell].state(*last.unbind(0))
+
+
+def gru(
+    gates: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None = None,
+    state: GRUState | None = None,
+    reset: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, GRUState]:
+    """h_t = (1 - z_t) n_t + z_t h_{t-1}, torch.nn's GRU (arXiv 1406.1078, equations 5 to 8).
+
+    gates [B, T, 3H] = W_ih x_t + b_ih = [r | z | n]; w = weight_hh [3H, H] h_{t-1} + bias_hh [3H];
+    r, z = sigmoid(gates + w), n = tanh(gates_n + r w_n); state.h [B, H]; reset, lengths as in
+    `ops.masks`. Returns h [B, T, H] in the dtype of the gates and the last state in at least fp32, in
+    which all arithmetic is done. Departs from the paper where torch.nn does: r acts after the product.
+    Raises ValueError that names the argument for a wrong shape, dtype or device.
+    """
+    y, last = _run("gru", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
+    return y, last
+
+
+def lstm(
+    gates: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None = None,
+    state: LSTMState | None = None,
+    reset: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, LSTMState]:
+    """c_t = f c_{t-1} + i g, h_t = o tanh(c_t): torch.nn's LSTM (Gers et al., 2000, without peepholes).
+
+    gates [B, T, 4H] = [i | f | g | o], to which weight_hh [4H, H] h_{t-1} + bias_hh [4H] is added;
+    sigmoid, g: tanh; state.h and state.c [B, H]. The rest as `gru`.
+    """
+    y, last = _run("lstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
+    return y, last
