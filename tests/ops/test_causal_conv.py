@@ -76,6 +76,7 @@ def test_conv1d(dtype: torch.dtype, time: int, width: int, taps: int) -> None:
     st.booleans(),
 )
 def test_step_loop(case: Case, taps: int, dtype: torch.dtype, layout: str, biased: bool) -> None:
+    torch.manual_seed(0)
     batch, time, width = case.batch, case.time, case.width
     x = LAYOUTS[layout](torch.randn(batch, time, width).to(dtype)).requires_grad_()
     dy = LAYOUTS[layout](torch.randn(batch, time, width).to(dtype))
