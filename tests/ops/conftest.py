@@ -1,9 +1,18 @@
 """One thread for the small tensors of these tests, and NaN in all memory that nobody has written yet."""
 
+import os
+import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from recurra.ops import native
+
+if os.environ.get("RECURRA_ISA") == "none":
+    with warnings.catch_warnings():  # said once, and here it is no surprise
+        warnings.simplefilter("ignore")
+        native.available()
 
 
 @pytest.fixture(autouse=True)
