@@ -41,7 +41,7 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("ms, forward + backward (median, quartiles)")
     axes.set_title("B = {batch}, T = {time}, D = {width}".format(**rows[0]), fontsize=10)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper right")
 
 
 def _lines(axes: Any, rows: Sequence[Row], column: str, label: str) -> None:
