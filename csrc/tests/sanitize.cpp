@@ -156,6 +156,36 @@ void run_conv(const Kernels& kernels, const Shape& s, i64 dtype, i64 taps, bool 
   dbias.require_written("conv dbias"), dbefore.require_written("conv dstate");
 }
 
+void run_cell(const Kernels& kernels, const Shape& s, i64 kind, i64 dtype) {
+  const i64 gates = kind == kGru ? 3 : 4, states = kind == kGru ? 1 : 2, state = state_dtype(dtype);
+  const i64 wide = (s.width + 31) / 32 * 32, room = (gates * s.width + (gates + states + 1) * s.batch) * wide;
+  const Masks masks(s);
+  Buffer x(dtype, s.elements() * gates), y(dtype, s.elements()), dy(dtype, s.elements());
+  Buffer dx(dtype, s.elements() * gates), weight(state, gates * s.width * s.width);
+  Buffer bias(state, gates * s.width), before(state, s.elements()), recurrent(state, s.elements() * gates);
+  Buffer h_0(state, states * s.batch * s.width), h_n(state, states * s.batch * s.width);
+  Buffer dh_0(state, states * s.batch * s.width), dh_n(state, states * s.batch * s.width);
+  Buffer memory(state, s.elements() * (states - 1)), forth(state, room), back(state, room);
+  x.fill(), weight.fill(), bias.fill(), h_0.fill(), dy.fill(), dh_n.fill(), before.fill(), recurrent.fill();
+
+  Cell cell{};
+  cell.kind = kind, cell.dtype = dtype, cell.reverse = s.reverse(), cell.threads = s.threads();
+  cell.batch = s.batch, cell.time = s.time, cell.width = s.width;
+  cell.reset = masks.reset.get(), cell.lengths = masks.lengths.get();
+  cell.x = s.view(x, dtype, 0, gates), cell.weight = weight.data(), cell.bias = bias.data();
+  cell.y = s.view(y, dtype), cell.state = h_0.data(), cell.state_n = h_n.data(), cell.scratch = forth.data();
+  kernels.cell(cell, true);
+  y.require_written("cell y"), h_n.require_written("cell state_n");
+
+  cell.bias = nullptr, cell.y = View{}, cell.state_n = nullptr, cell.scratch = back.data();
+  cell.dy = s.view(dy, dtype), cell.dx = s.view(dx, dtype, 0, gates);
+  cell.before = before.data(), cell.recurrent = recurrent.data(), cell.memory = memory.data();
+  cell.dstate_n = dh_n.data(), cell.dstate = dh_0.data();
+  kernels.cell(cell, false);
+  dx.require_written("cell dx"), dh_0.require_written("cell dstate");
+  recurrent.require_written("cell recurrent");
+}
+
 void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
   Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
   Buffer y(dtype, rows * outputs);
@@ -204,6 +234,13 @@ void run(const char* name, const Kernels& kernels) {
       for (i64 rows : {1, 3, 4, 16}) {
         for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
       }
+    }
+  }
+  constexpr Shape cells[] = {{1, 3, 17, false, false}, {3, 0, 1, true, true}, {19, 3, 40, true, false},
+                             {19, 3, 40, false, true}, {5, 5, 3, true, true}};
+  for (const Shape& s : cells) {
+    for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+      for (i64 kind : {kGru, kLstm}) run_cell(kernels, s, kind, dtype);
     }
   }
   constexpr i64 products[][3] = {{1, 1, 1}, {5, 33, 17}, {29, 33, 257}, {13, 545, 17}};
