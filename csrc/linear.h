@@ -55,7 +55,15 @@ struct Linear {  // x = (a, b)
   }
 };
 
-// h + z (c - h) is (1 - z) h + z c without rounding 1 - z: a gate that hardly opens stays exact.
+// keep h + take c, where the two add up to 1, from the one that weighs more: a gate that hardly opens
+// rounds nothing of the state, and one that is open lets go of a state of any size.
+template <class V>
+inline V mix(V h, V c, V keep, V take) {
+  const auto open = take > keep;
+  const V more = open ? c : h, less = open ? h : c;
+  return more + (open ? keep : take) * (less - more);
+}
+
 template <class P, class Candidate>
 struct MinGru {  // x = (k, zeta)
   using T = typename P::T;
@@ -63,7 +71,8 @@ struct MinGru {  // x = (k, zeta)
   static constexpr int inputs = 2;
   static V forward(const V* x, V h) {
     const auto c = Candidate::template at<T>(x[0]);
-    return h + Sigmoid<T>(x[1]).value * (c.value - h);
+    const Sigmoid<T> z(x[1]);
+    return mix<V>(h, c.value, z.rest, z.value);
   }
   static V backward(const V* x, V h, V g, V* dx) {
     const auto c = Candidate::template at<T>(x[0]);
@@ -99,7 +108,8 @@ struct MinLstm {  // x = (k, phi, iota), gates f / (f + i) and i / (f + i)
 
   static V forward(const V* x, V h) {
     const auto c = Candidate::template at<T>(x[0]);
-    return h + Gates(x[1], x[2]).i * (c.value - h);
+    const Gates gates(x[1], x[2]);
+    return mix<V>(h, c.value, gates.f, gates.i);
   }
   static V backward(const V* x, V h, V g, V* dx) {
     const auto c = Candidate::template at<T>(x[0]);
