@@ -90,6 +90,19 @@ inline Vec<T> exp(Vec<T> x) {
   return e.scale * e.rest + e.scale;
 }
 
+// The sum of a register's lanes, by halves.
+template <class T, int bytes>
+inline T sum_lanes(typename VecOf<T, bytes>::type v) {
+  if constexpr (bytes == sizeof(T)) {
+    return v[0];
+  } else {
+    typename VecOf<T, bytes / 2>::type low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return sum_lanes<T, bytes / 2>(low + high);
+  }
+}
+
 template <class V>
 inline V abs(V x) {
   return x < 0 ? -x : x;
@@ -136,6 +149,8 @@ struct Real {
     return v;
   }
   static void store(Element* p, V v) { std::memcpy(p, &v, sizeof v); }
+  static T get(const Element* p) { return *p; }
+  static void put(Element* p, T value) { *p = value; }
 };
 
 template <>
@@ -156,6 +171,12 @@ struct Real<bf16> {
     const Word bits = bit_cast<Word>(v), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const Half half = __builtin_convertvector(v != v ? Word{} + 0x7fc0 : rounded, Half);
     std::memcpy(p, &half, sizeof half);
+  }
+  static T get(const Element* p) { return bit_cast<T>(std::uint32_t(p->bits) << 16); }
+  static void put(Element* p, T value) {
+    Element rounded[lanes];
+    store(rounded, V{} + value);
+    *p = rounded[0];
   }
 };
 

@@ -15,12 +15,6 @@ struct RowProduct {
 
   const Matvec& s;
 
-  static T sum(V v) {
-    T total = 0;
-    for (int i = 0; i < P::lanes; ++i) total += v[i];
-    return total;
-  }
-
   // Rows x_first .. x_first + kRows against one row of weights; four sums each where that many fit.
   template <int kRows>
   void dot(i64 first, i64 output) const {
@@ -30,9 +24,8 @@ struct RowProduct {
     V sums[kRows][kSums] = {};
     i64 k = 0;
     for (; k + kSums * P::lanes <= s.inputs; k += kSums * P::lanes) {
-      __builtin_prefetch(w + k + kAhead);
-      __builtin_prefetch(w + k + kAhead + kSums * P::lanes / 2);
       for (int j = 0; j < kSums; ++j) {
+        __builtin_prefetch(w + k + kAhead + j * P::lanes);
         const V weight = P::load(w + k + j * P::lanes);
         for (int r = 0; r < kRows; ++r) sums[r][j] += weight * P::load(x + r * s.inputs + k + j * P::lanes);
       }
@@ -43,16 +36,14 @@ struct RowProduct {
     });
     for (int r = 0; r < kRows; ++r) {
       for (int j = 1; j < kSums; ++j) sums[r][0] += sums[r][j];
-      write(first + r, output, sum(sums[r][0]));
+      write(first + r, output, sum_lanes<T, kVectorBytes>(sums[r][0]));
     }
   }
 
   void write(i64 r, i64 output, T value) const {
-    if (s.bias) value += read(static_cast<const Element*>(s.bias) + output);
-    store<P>(static_cast<Element*>(s.y) + r * s.outputs + output, V{} + value, Part{1});
+    if (s.bias) value += P::get(static_cast<const Element*>(s.bias) + output);
+    P::put(static_cast<Element*>(s.y) + r * s.outputs + output, value);
   }
-
-  static T read(const Element* p) { return load<P>(p, Part{1})[0]; }
 
   void output(i64 o) const {
     i64 r = 0;
