@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.linear import recur, start, state_dtype
 from recurra.ops.masks import check
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
@@ -109,7 +109,15 @@ def gated_native(
     return native.scan(fusion, (gates,), h_0, reset, lengths, reverse)
 
 
-def _cpu_backward(
+def gated_triton(
+    gates: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None, fusion: str, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """The Triton kernel, for gates on a GPU."""
+    return kernels.scan(fusion, (gates,), h_0, reset, lengths, reverse)
+
+
+def _backward_by(
+    library: Any,
     dy: Tensor,
     dh_n: Tensor,
     gates: Tensor,
@@ -120,7 +128,7 @@ def _cpu_backward(
     fusion: str,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    (dgates,), dh_0 = native.scan_backward(fusion, dy, dh_n, (gates,), h_0, y, reset, lengths, reverse)
+    (dgates,), dh_0 = library.scan_backward(fusion, dy, dh_n, (gates,), h_0, y, reset, lengths, reverse)
     return dgates, dh_0
 
 
@@ -159,13 +167,15 @@ OP = define(
     setup=_setup,
     backward=_backward,
     cpu=gated_native,
+    cuda=gated_triton,
 )
 BACKWARD = define(
     f"gated_backward(Tensor dy, Tensor dh_n, Tensor gates, Tensor h_0, Tensor y, {_REST}) -> (Tensor, Tensor)",
     fake=lambda dy, dh_n, gates, h_0, *_: (native.empty_as(gates), h_0.new_empty(h_0.shape)),
     setup=_setup_twice,
     backward=_backward_twice,
-    cpu=_cpu_backward,
+    cpu=partial(_backward_by, native),
+    cuda=partial(_backward_by, kernels),
 )
 
 
@@ -183,7 +193,8 @@ def _gated(
         raise ValueError(f"gates must be floating point [batch, time, {parts} * width], got {got}")
     reset, lengths = check(gates.shape[0], gates.shape[1], gates.device, reset, lengths)
     h_0 = start(state, gates[..., : gates.shape[-1] // parts])
-    form = OP if native.takes(gates) and not transforms_active() else gated_open
+    fused = native.takes(gates) or kernels.takes(gates)
+    form = OP if fused and not transforms_active() else gated_open
     y, h_n = form(gates, h_0, reset, lengths, fusion, reverse)
     return y, LinearState(h_n)
 

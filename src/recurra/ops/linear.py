@@ -2,7 +2,8 @@
 
 It carries minGRU and minLSTM (arXiv 2410.01201, section 3), S4D, GILR, QRNN, HGRN and RG-LRU. Three
 forms compute it: `linear_loop` (the truth), `linear_parallel` (plain torch, O(T) work in O(log T)
-passes, for devices without a kernel) and `linear_native` (C++). `linear` is what one calls.
+passes, for devices without a kernel) and `linear_native` (C++); GPUs have `ops.kernels`. `linear` is
+what one calls.
 """
 
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check, cuts, living, widen
 from recurra.ops.registry import define, fold_batch, pullback, transforms_active
@@ -186,14 +187,14 @@ def _plain_backward(
     return native.lay_out(da, a), native.lay_out(db, h), dh_0
 
 
-def _cpu(
-    a: Tensor, b: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool
-) -> tuple[Tensor, Tensor]:
-    form = linear_native if native.takes(a, b) else _plain
-    return form(a, b, h_0, reset, lengths, reverse)
+def _fused(library: Any, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    scanned: tuple[Tensor, Tensor]
+    scanned = library.scan("linear", (a, b), *rest) if library.takes(a, b) else _plain(a, b, *rest)
+    return scanned
 
 
-def _cpu_backward(
+def _fused_backward(
+    library: Any,
     dh: Tensor,
     dh_n: Tensor,
     a: Tensor,
@@ -203,10 +204,10 @@ def _cpu_backward(
     lengths: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not native.takes(a, h):
+    if not library.takes(a, h):
         return _plain_backward(dh, dh_n, a, h_0, h, reset, lengths, reverse)
     # The kernel of the sum never reads b: its place is taken by any tensor of the same shape.
-    (da, db), dh_0 = native.scan_backward("linear", dh, dh_n, (a, h), h_0, h, reset, lengths, reverse)
+    (da, db), dh_0 = library.scan_backward("linear", dh, dh_n, (a, h), h_0, h, reset, lengths, reverse)
     return da, db, dh_0
 
 
@@ -239,7 +240,8 @@ OP = define(
     fake=_fake,
     setup=_setup,
     backward=_backward,
-    cpu=_cpu,
+    cpu=partial(_fused, native),
+    cuda=partial(_fused, kernels),
     other=_plain,
 )
 BACKWARD = define(
@@ -247,7 +249,8 @@ BACKWARD = define(
     fake=lambda dh, dh_n, a, h_0, h, *_: (*map(native.empty_as, (a, h)), h_0.new_empty(h_0.shape)),
     setup=_setup_twice,
     backward=_backward_twice,
-    cpu=_cpu_backward,
+    cpu=partial(_fused_backward, native),
+    cuda=partial(_fused_backward, kernels),
     other=_plain_backward,
 )
 

@@ -42,12 +42,15 @@ def define(
     setup: Callable[..., None],
     backward: Callable[..., Any],
     cpu: Callable[..., Any],
+    cuda: Callable[..., Any] | None = None,
     other: Callable[..., Any] | None = None,
 ) -> Any:
-    """Register one op and return it. `other` serves every device but the CPU, None: CPU alone."""
+    """Register one op and return it. `other` serves every device that has no kernel; None: no such device."""
     name = schema.split("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, cpu, "CPU")
+    if cuda is not None:
+        LIBRARY.impl(name, cuda, "CUDA")
     if other is not None:
         LIBRARY.impl(name, other, "CompositeExplicitAutograd")
     torch.library.register_fake(f"recurra::{name}", fake, lib=LIBRARY)

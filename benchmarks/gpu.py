@@ -1,0 +1,514 @@
+"""What recurra does on a GPU: right, how near to the card's memory, and the figure of arXiv 2410.01201.
+
+    python benchmarks/gpu.py --all                 # within 9 minutes; JSON and CSV into results/
+    python benchmarks/gpu.py --scan --out /tmp     # parts: --correctness --bandwidth --scan --figure
+    python benchmarks/gpu.py --all --toy           # to its end in seconds, on a CPU too: no numbers
+
+Needs this package, torch >= 2.10 and Triton >= 3.6, no network. torch's defaults for TF32 are left as they
+are and written down: cuDNN may use it, matrix products do not. In bf16 torch does not keep the weights of
+its cuDNN layers in one piece and copies them at every call: those rows are slower than cuDNN need be.
+"""
+
+import argparse
+import csv
+import gc
+import json
+import math
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from functools import cache, partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import recurra
+from recurra import ops
+from recurra.ops import gated, native
+from recurra.ops.linear import linear_loop, linear_parallel
+from recurra.state import LinearState
+
+Row = dict[str, Any]
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+warnings.filterwarnings("ignore", message="recurra runs without its native kernels")
+
+# ----------------------------------------------------------------------------------------------
+# Timing.
+
+
+def clock(f: Callable[[], Any]) -> float:
+    """Milliseconds of one call."""
+    if not CUDA:
+        start = time.perf_counter()
+        f()
+        return 1e3 * (time.perf_counter() - start)
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    f()
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last))
+
+
+def bench(f: Callable[[], Any], seconds: float = 0.25, flush: Tensor | None = None) -> Row:
+    """Median and quartiles in ms over about `seconds`; `flush` is overwritten before each call, so that
+    nothing of the last one is left in a cache."""
+    f()
+    times = [clock(f)]
+    repeats = max(3, min(100, int(1e3 * seconds / max(times[0], 1e-3))))
+    while len(times) < repeats:
+        if flush is not None:
+            flush.zero_()
+        times.append(clock(f))
+    low, median, high = statistics.quantiles(times, n=4)
+    return {"repeats": repeats, "median_ms": median, "q1_ms": low, "q3_ms": high}
+
+
+@cache
+def side_stream() -> torch.cuda.Stream:
+    """One for all: matrix products keep a workspace for every stream they ever ran on."""
+    return torch.cuda.Stream()
+
+
+def graphed(f: Callable[[], Any]) -> Callable[[], Any]:
+    """The same work as one CUDA graph."""
+    side = side_stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            f()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        f()
+    return graph.replay
+
+
+def release() -> None:
+    """Give cached memory back: a graph's own pool finds room only then."""
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()
+
+
+# ----------------------------------------------------------------------------------------------
+# Correctness: every gate, dtype, mask and direction, one chunk of time and several, against fp64.
+
+TOLERANCE = {"fp32": 64.0, "bf16": 4.0, "fp16": 4.0}  # relative RMS error in eps of the dtype
+
+
+def correctness_cases(toy: bool) -> list[tuple[Any, ...]]:
+    shapes = [(2, 33, 5)] if toy else [(3, 300, 40), (1, 4100, 64)]
+    masks = ((False, False), (True, False), (True, True))  # (masked, reverse)
+    return list(product(["linear", *gated.FUSIONS], shapes, DTYPES, masks))
+
+
+def correctness(case: tuple[Any, ...]) -> Row:
+    """The worst error of outputs, final state and all gradients, in eps of the dtype."""
+    gate, (batch, steps, width), dtype, (masked, reverse) = case
+    parts = [1, 1] if gate == "linear" else [gated.FUSIONS[gate].parts]
+    draw = torch.Generator(DEVICE).manual_seed(len(gate) + steps)
+    normal = lambda *shape: torch.randn(*shape, generator=draw, device=DEVICE)  # noqa: E731
+    xs = [2 * normal(batch, steps, part * width) for part in parts]
+    xs = [xs[0].sigmoid(), xs[1]] if gate == "linear" else xs
+    leaves = [*(x.to(DTYPES[dtype]) for x in xs), normal(batch, width)]
+    cotangents = (normal(batch, steps, width).to(DTYPES[dtype]), normal(batch, width))
+    reset = torch.rand(batch, steps, generator=draw, device=DEVICE) < 0.02 if masked else None
+    lengths = torch.randint(0, steps + 1, (batch,), generator=draw, device=DEVICE) if masked else None
+    masks = (reset, lengths, reverse)
+    got = gradients(partial(public, gate), leaves, masks, cotangents)
+    want = gradients(partial(truth, gate), [x.double() for x in leaves], masks, cotangents)
+    errors = [rms(g, w) / torch.finfo(DTYPES[dtype]).eps for g, w in zip(got, want, strict=True)]
+    right = max(errors) <= TOLERANCE[dtype]
+    place = {
+        "batch": batch,
+        "time": steps,
+        "width": width,
+        "dtype": dtype,
+        "masked": masked,
+        "reverse": reverse,
+    }
+    return {"gate": gate, **place, "worst_eps": round(max(errors), 3), "right": right}
+
+
+def public(
+    gate: str, *inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """The recurrence as one calls it."""
+    *xs, h_0 = inputs
+    cell, _, candidate = gate.rpartition("_")
+    how: dict[str, Any] = {"candidate": candidate} if cell else {}
+    if cell.startswith("minlstm"):
+        how["normalized"] = cell == "minlstm"
+    op = {"": ops.linear, "mingru": ops.mingru}.get(cell, ops.minlstm)
+    y, state = op(*xs, LinearState(h_0), reset, lengths, reverse=reverse, **how)
+    return y, state.h
+
+
+def truth(
+    gate: str, *inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """The recurrence in plain torch, in the dtype of its inputs: step by step, or in parallel if long."""
+    *xs, h_0 = inputs
+    a, b = xs if gate == "linear" else gated.FUSIONS[gate].gates(*xs)
+    form = linear_loop if b.shape[1] < 1000 else linear_parallel
+    return form(a, b, h_0, reset, lengths, reverse)
+
+
+def gradients(
+    f: Callable[..., Any], leaves: list[Tensor], masks: tuple[Any, ...], cotangents: tuple[Tensor, ...]
+) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in leaves]
+    reset, lengths, reverse = masks
+    out = f(*leaves, reset=reset, lengths=lengths, reverse=reverse)
+    dy = tuple(d.to(y.dtype) for d, y in zip(cotangents, out, strict=True))
+    return [*out, *torch.autograd.grad(out, leaves, dy)]
+
+
+def rms(got: Tensor, want: Tensor) -> float:
+    got, want = got.detach().double(), want.detach()
+    error = float((got - want).norm() / want.norm().clamp(min=1e-30))
+    return float("inf") if math.isnan(error) else error
+
+
+def run_correctness(toy: bool) -> Iterator[Row]:
+    """In several processes: nearly all of the time is the compilation of each case's kernels."""
+    cases = correctness_cases(toy)
+    workers = 1 if toy else min(16, os.cpu_count() or 1)
+    if workers == 1:
+        yield from map(correctness, cases)
+        return
+    with torch.multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap_unordered(correctness, cases, chunksize=2)
+
+
+# ----------------------------------------------------------------------------------------------
+# What the card gives, and how much of it the scan takes.
+
+
+def run_bandwidth(toy: bool) -> Iterator[Row]:
+    """Bytes read and written by a copy of 1 GB; operations of a square matrix product on random numbers."""
+    x = torch.randn(2**12 if toy else 2**28, device=DEVICE)
+    y = torch.empty_like(x)
+    row = bench(lambda: y.copy_(x))
+    yield {"what": "copy 1 GiB", "dtype": "fp32", **row, "gb_per_s": 8 * x.numel() / row["median_ms"] / 1e6}
+    x = y = x[:1]
+    for dtype in ("fp32", "bf16"):
+        n = 64 if toy else 8192
+        a, b = (torch.randn(n, n, device=DEVICE, dtype=DTYPES[dtype]) for _ in range(2))
+        row = bench(lambda a=a, b=b: a @ b)  # type: ignore[misc]
+        yield {
+            "what": f"product of {n} by {n}",
+            "dtype": dtype,
+            **row,
+            "tflop_per_s": 2 * n**3 / row["median_ms"] / 1e9,
+        }
+
+
+def scan_shapes(toy: bool, parts: int, size: int) -> list[tuple[str, int, int, int]]:
+    if toy:
+        return [("toy", 2, 64, 8)]
+    long = 2**30 // (64 * 256 * size * (parts + 1)) // 64 * 64
+    paper = [("", 64, steps, width) for width in (64, 256) for steps in (32, 512, 4096, 65536)]
+    return [("1 GiB", 64, long, 256), *paper, ("one row", 1, 65536, 256)]
+
+
+def scan_forward(gate: str, x: Tensor, h_0: Tensor) -> Tensor:
+    y: Tensor = gated.OP(x, h_0, None, None, gate, False)[0]
+    return y
+
+
+def scan_both(gate: str, x: Tensor, h_0: Tensor, dy: Tensor) -> None:
+    y = scan_forward(gate, x, h_0)
+    gated.BACKWARD(dy, h_0, x, h_0, y, None, None, gate, False)
+
+
+def run_scan(toy: bool, copy: float) -> Iterator[Row]:
+    """The fused recurrence alone: forward; forward and backward. Bytes: every input and output once."""
+    flush = torch.empty(2**12 if toy else 2**28, dtype=torch.int8, device=DEVICE)
+    for gate, dtype in product(("mingru_positive", "minlstm_positive"), ("fp32", "bf16")):
+        parts, size = gated.FUSIONS[gate].parts, DTYPES[dtype].itemsize
+        for name, batch, steps, width in scan_shapes(toy, parts, size):
+            x = torch.randn(batch, steps, parts * width, device=DEVICE, dtype=DTYPES[dtype])
+            dy = torch.randn(batch, steps, width, device=DEVICE, dtype=DTYPES[dtype])
+            h_0 = torch.randn(batch, width, device=DEVICE)
+            forward, both = partial(scan_forward, gate, x, h_0), partial(scan_both, gate, x, h_0, dy)
+            for work, f, count in (
+                ("forward", forward, parts + 1),
+                ("forward+backward", both, 3 * parts + 3),
+            ):
+                call = graphed(f) if CUDA else f
+                row = bench(call, 0.1, flush)
+                rate = count * size * batch * steps * width / row["median_ms"] / 1e6
+                place = {
+                    "gate": gate,
+                    "dtype": dtype,
+                    "shape": name,
+                    "batch": batch,
+                    "time": steps,
+                    "width": width,
+                }
+                yield {**place, "work": work, **row, "gb_per_s": rate, "of_copy": rate / copy}
+            del x, dy, forward, both, f, call
+            release()
+
+
+# ----------------------------------------------------------------------------------------------
+# The paper's figure: one layer, forward and backward, beside each meaning of "a GRU" and "an LSTM".
+
+
+class CellLoop(nn.Module):
+    """nn.GRUCell or nn.LSTMCell in a Python loop over time: the traditional layer as papers time it."""
+
+    def __init__(self, cell: type[nn.Module], width: int) -> None:
+        super().__init__()
+        self.cell = cell(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        state: Any = None
+        hs = []
+        for x_t in x.unbind(1):
+            state = self.cell(x_t, state)
+            hs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(hs, 1)
+
+
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "recurra.MinGRU": lambda d: recurra.MinGRU(d, d, batch_first=True),
+    "recurra.MinLSTM": lambda d: recurra.MinLSTM(d, d, batch_first=True),
+    "GRU, cuDNN": lambda d: nn.GRU(d, d, batch_first=True),
+    "LSTM, cuDNN": lambda d: nn.LSTM(d, d, batch_first=True),
+    "GRU, loop over cells": lambda d: CellLoop(nn.GRUCell, d),
+    "LSTM, loop over cells": lambda d: CellLoop(nn.LSTMCell, d),
+    "GRU, compiled loop": lambda d: torch.compile(CellLoop(nn.GRUCell, d)),
+    "LSTM, compiled loop": lambda d: torch.compile(CellLoop(nn.LSTMCell, d)),
+}
+LOOP_TIME, COMPILED_TIME = 4096, 32
+LOOP_GRAPH, LIBRARY_GRAPH = 512, 4096  # a graph has nodes for every step
+PATIENCE = 2.5  # seconds for one call
+COMPILING = 40.0  # seconds for all compiled loops together
+STOP = 8 * 60.0  # seconds after which nothing more is begun
+BEGUN = time.perf_counter()
+
+
+def skipped(  # noqa: PLR0911 - a reason each
+    name: str, steps: int, graph: bool, last_ms: float, compiling: float
+) -> str:
+    """Why a layer is not timed here, empty where it is."""
+    looped, compiled, library = "loop over" in name, "compiled" in name, "cuDNN" in name
+    if graph and not CUDA:
+        return "no CUDA graphs on a CPU"
+    if looped and steps > (most := LOOP_GRAPH if graph else LOOP_TIME):
+        return f"a loop in Python: up to T = {most}"
+    if library and graph and steps > LIBRARY_GRAPH:
+        return f"a graph with nodes for every step: up to T = {LIBRARY_GRAPH}"
+    if compiled and (steps > COMPILED_TIME or graph):
+        return f"torch.compile unrolls the loop, for over 10 s at T = 32: up to T = {COMPILED_TIME}"
+    if compiled and compiling > COMPILING:
+        return f"{COMPILING:.0f} s were spent on compilation"
+    if time.perf_counter() - BEGUN > STOP:
+        return f"not begun within {STOP:.0f} s"
+    return f"about {last_ms / 1e3:.0f} s a call expected" if last_ms > 1e3 * PATIENCE else ""
+
+
+def training_step(name: str, x: Tensor, dy: Tensor) -> Callable[[], None]:
+    torch.manual_seed(0)
+    layer = LAYERS[name](x.shape[-1]).to(DEVICE, x.dtype)
+    leaves = [x, *layer.parameters()]
+
+    def step() -> None:
+        y = layer(x)
+        y = y[0] if isinstance(y, tuple) else y
+        torch.autograd.grad(y, leaves, dy)
+
+    return step
+
+
+def measure(name: str, x: Tensor, dy: Tensor, graph: bool) -> Row:
+    """Time and peak memory of one step: input, output, parameters, gradients; not what was there before."""
+    release()
+    held = torch.cuda.memory_allocated() - 2 * x.numel() * x.element_size() if CUDA else 0
+    start, step = time.perf_counter(), training_step(name, x, dy)
+    step()
+    first = time.perf_counter() - start
+    if CUDA:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+    peak = (torch.cuda.max_memory_allocated() - held) / 2**20 if CUDA else float("nan")
+    row = bench(graphed(step) if graph else step, 0.15)
+    return {**row, "peak_mib": peak, "first_call_s": first}
+
+
+def attempt(name: str, x: Tensor, dy: Tensor, graph: bool) -> Row:
+    try:
+        return measure(name, x, dy, graph)
+    except (RuntimeError, torch.cuda.OutOfMemoryError) as e:
+        if CUDA:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        return {"skipped": f"{type(e).__name__}: {str(e).splitlines()[0][:120]}"}
+
+
+def figure_times(toy: bool) -> tuple[int, ...]:
+    return (4, 8) if toy else (32, 512, 4096, 16384, 65536)
+
+
+def run_figure(toy: bool) -> Iterator[Row]:
+    """Every layer at every T, with and without CUDA graphs."""
+    batch, compiling = 2 if toy else 64, 0.0
+    last: dict[Any, tuple[int, float]] = {}
+    for width, dtype, steps in product((8,) if toy else (64, 256), ("fp32", "bf16"), figure_times(toy)):
+        x = torch.randn(batch, steps, width, device=DEVICE, dtype=DTYPES[dtype], requires_grad=True)
+        dy = torch.randn(batch, steps, width, device=DEVICE, dtype=DTYPES[dtype])
+        for name, graph in product(LAYERS, (False, True)):
+            before, ms = last.get((name, width, dtype, graph), (steps, 0.0))
+            why = skipped(name, steps, graph, ms * steps / before, compiling)
+            row = {"skipped": why} if why else attempt(name, x, dy, graph)
+            if "median_ms" in row:
+                last[name, width, dtype, graph] = (steps, row["median_ms"])
+            compiling += row.get("first_call_s", 0.0) if "compiled" in name else 0.0
+            place = {
+                "layer": name,
+                "batch": batch,
+                "time": steps,
+                "width": width,
+                "dtype": dtype,
+                "graph": graph,
+            }
+            yield {**place, **row}
+
+
+def ratios(rows: list[Row]) -> None:
+    """How often the time of recurra's layer goes into that of each other, under the same circumstances."""
+    key = lambda row: (row["time"], row["width"], row["dtype"], row["graph"])  # noqa: E731
+    ours = {(row["layer"][-3:], *key(row)): row.get("median_ms") for row in rows if "recurra" in row["layer"]}
+    for row in rows:
+        own = ours.get(("STM" if "LSTM" in row["layer"] else "GRU", *key(row)))
+        if own and "median_ms" in row:
+            row["over_recurra"] = row["median_ms"] / own
+
+
+# ----------------------------------------------------------------------------------------------
+# Results.
+
+
+def machine() -> Row:
+    """What the numbers depend on."""
+    about = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": f"python benchmarks/gpu.py {' '.join(sys.argv[1:])}",
+        "device": torch.cuda.get_device_name() if CUDA else "CPU",
+        "recurra": recurra.__version__,
+        "torch": torch.__version__,
+        "triton": version("triton") if find_spec("triton") else None,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if CUDA else None,
+        "python": sys.version.split()[0],
+        "native": native.level(),
+        "tf32": {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32},
+    }
+    if CUDA:
+        card = torch.cuda.get_device_properties(0)
+        about |= {
+            "multiprocessors": card.multi_processor_count,
+            "memory_gib": round(card.total_memory / 2**30, 1),
+        }
+    return about
+
+
+def write(folder: Path, about: Row, parts: dict[str, list[Row]]) -> None:
+    """One JSON file of everything, one CSV a part."""
+    stem = "gpu_" + about["device"].lower().replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps({"machine": about, **parts}, indent=1) + "\n")
+    for name, rows in parts.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        with (folder / f"{stem}_{name}.csv").open("w", newline="") as f:
+            writer = csv.DictWriter(f, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(
+                {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+            )
+
+
+def table(rows: list[Row], columns: tuple[str, ...]) -> None:
+    """The rows as aligned text."""
+    cells = [
+        [f"{r.get(c, ''):.4g}" if isinstance(r.get(c), float) else str(r.get(c, "")) for c in columns]
+        for r in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in (columns, *cells):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def report(parts: dict[str, list[Row]]) -> None:
+    """A short table of each part."""
+    if rows := parts.get("correctness"):
+        print(f"\ncorrectness: {sum(row['right'] for row in rows)} of {len(rows)} right; worst, in eps:")
+        table(
+            [max((r for r in rows if r["dtype"] == d), key=lambda r: r["worst_eps"]) for d in DTYPES],
+            tuple(rows[0]),
+        )
+        table([r for r in rows if not r["right"]], tuple(rows[0]))
+    if rows := parts.get("bandwidth"):
+        print("\nthe card:")
+        table(rows, ("what", "dtype", "median_ms", "gb_per_s", "tflop_per_s"))
+    if rows := parts.get("scan"):
+        print("\nthe scan alone, of copy bandwidth:")
+        table(rows, ("gate", "dtype", "shape", "batch", "time", "width", "work", "median_ms", "of_copy"))
+    if rows := parts.get("figure"):
+        print("\nforward and backward of one layer:")
+        shown = [r for r in rows if "median_ms" in r and r["time"] in (8, 512, 4096, 65536)]
+        table(shown, ("layer", "dtype", "width", "time", "graph", "median_ms", "peak_mib", "over_recurra"))
+
+
+PARTS = ("correctness", "bandwidth", "scan", "figure")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for part in (*PARTS, "all", "toy"):
+        parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the result files")
+    chosen = vars(parser.parse_args())
+    if not CUDA and not chosen["toy"]:
+        parser.error("no GPU here: --toy runs the script to its end, without numbers")
+    parts: dict[str, list[Row]] = {}
+    about, start = machine(), time.perf_counter()
+    for part in PARTS:
+        if not (chosen[part] or chosen["all"]) and (part != "bandwidth" or not chosen["scan"]):
+            continue
+        runs = {
+            "correctness": lambda: run_correctness(chosen["toy"]),
+            "bandwidth": lambda: run_bandwidth(chosen["toy"]),
+            "scan": lambda: run_scan(chosen["toy"], parts["bandwidth"][0]["gb_per_s"]),
+            "figure": lambda: run_figure(chosen["toy"]),
+        }
+        parts[part] = list(runs[part]())
+        if part == "figure":
+            ratios(parts[part])
+        about["seconds"] = round(time.perf_counter() - start)
+        print(f"{part}: done after {about['seconds']} s", flush=True)
+        write(chosen["out"], about, parts)
+    report(parts)
+
+
+if __name__ == "__main__":
+    main()
