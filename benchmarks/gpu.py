@@ -5,8 +5,9 @@
     python benchmarks/gpu.py --all --toy           # to its end in seconds, on a CPU too: no numbers
 
 Needs this package, torch >= 2.10 and Triton >= 3.6, no network. torch's defaults for TF32 are left as they
-are and written down: cuDNN may use it, matrix products do not. In bf16 torch does not keep the weights of
-its cuDNN layers in one piece and copies them at every call: those rows are slower than cuDNN need be.
+are and written down: cuDNN may use it, matrix products do not. torch (2.11)
+warns that it compacts the weights of a cuDNN layer at every call where it did not flatten them, and its list
+of cuDNN's dtypes has no bf16: how much that costs the bf16 rows is not known.
 """
 
 import argparse
