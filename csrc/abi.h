@@ -79,6 +79,12 @@ struct Matvec {
   void *x, *weight, *bias, *y;  // [rows, inputs], [outputs, inputs], [outputs] or null, [rows, outputs]
 };
 
+// One step of a layer: its gates, then one step of its recurrence over them.
+struct LayerStep {
+  Matvec gates;
+  Scan scan;
+};
+
 // c[r, n] = sum_k a[r * a_row + k * a_depth] b[k * b_depth + n * b_column] + bias[n], all fp32.
 struct Product {
   i64 threads, rows, columns, depth;

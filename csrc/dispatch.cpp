@@ -70,6 +70,11 @@ EXPORT void recurra_conv_backward(const recurra::Conv* s) { recurra::kTables[rec
 EXPORT void recurra_cell_forward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, true); }
 EXPORT void recurra_cell_backward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, false); }
 EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }
+EXPORT void recurra_layer_step(const recurra::LayerStep* s) {
+  const recurra::Kernels* const kernels = recurra::kTables[recurra::current];
+  kernels->matvec(s->gates);
+  kernels->scan(s->scan, true);
+}
 EXPORT void recurra_product(const recurra::Product* s) { recurra::kTables[recurra::current]->product(*s); }
 
 // True where `recurra_product` is faster than the product that torch brings: AMD with AVX-512.

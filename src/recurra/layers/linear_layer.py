@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from recurra.ops.gated import CANDIDATES, FUSIONS, gated_step
+from recurra.ops.gated import CANDIDATES, FUSIONS, layer_step
 from recurra.ops.linear import linear, start, state_dtype
 from recurra.ops.masks import check, cuts, widen
 from recurra.ops.native import time_major
@@ -25,7 +25,7 @@ def check_input(name: str, x: Tensor, axes: tuple[str, ...], weight: Tensor) -> 
         raise ValueError(f"{name} is {x.dtype}, the weights are {weight.dtype}: convert one to the other")
 
 
-def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def project_steps(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The gates of x [B, T, I], in its memory order: a time-major x is not copied."""
     if time_major(x):
         return project(x.transpose(0, 1), weight, bias).transpose(0, 1)
@@ -40,6 +40,7 @@ class LinearLayer(nn.Module, ABC):
     """
 
     PARTS: ClassVar[int]
+    State: ClassVar[type[LinearState]] = LinearState
     # The gate that forgets stands second; its bias moves by forget_bias with this sign.
     FORGET_SIGN: ClassVar[int]
 
@@ -118,7 +119,7 @@ class LinearLayer(nn.Module, ABC):
     ) -> tuple[Tensor, LinearState]:
         """h [B, T, H] and the last state, from x [B, T, I]; masks as in `ops.masks`."""
         check_input("x", x, ("batch", "time"), self.weight_ih)
-        fused, state = _project(x, self.weight_ih, self.bias_ih), self._begin(state, x.shape[0])
+        fused, state = project_steps(x, self.weight_ih, self.bias_ih), self._begin(state, x.shape[0])
         p = None if reset is None else self.learned_start()
         if reset is None or p is None:
             return self.recurrence(fused, state, reset, lengths)
@@ -141,12 +142,11 @@ class LinearLayer(nn.Module, ABC):
             raise ValueError("a layer with reverse=True reads the last input first: it has no step")
         weight = self.weight_ih
         check_input("x_t", x_t, ("batch",), weight)
-        fused = project(x_t, weight, self.bias_ih)
-        shape = (fused.shape[0], self.hidden_size)
-        if state is None or state[0].shape != shape or state[0].device != fused.device:
-            like = fused[:, None, : self.hidden_size]
+        shape = (x_t.shape[0], self.hidden_size)
+        if state is None or state[0].shape != shape or state[0].device != x_t.device:
+            like = x_t[:, None, :1].expand(-1, -1, self.hidden_size)
             state = LinearState(start(self._begin(state, shape[0]), like))
-        return gated_step(fused, state, self.fusion)
+        return layer_step(x_t, weight, self.bias_ih, state, self.fusion)
 
     def extra_repr(self) -> str:
         return (

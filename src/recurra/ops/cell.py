@@ -206,11 +206,10 @@ def begin(cell: str, state: Any, like: Tensor) -> list[Tensor]:
     if state is not None and len(state) != len(names):
         raise ValueError(f"state must have the parts {', '.join(names)}, got {len(state)} of them")
     parts = [None for _ in names] if state is None else [LinearState(part) for part in state]
-    said = ["state"] if len(names) == 1 else [f"state.{name}" for name in names]
-    return [start(part, like, name) for part, name in zip(parts, said, strict=True)]
+    return [start(part, like) for part in parts]
 
 
-def _run(
+def run_cell(
     cell: str,
     gates: Tensor,
     matrix: tuple[Tensor, Tensor | None],
@@ -218,6 +217,7 @@ def _run(
     masks: tuple[Tensor | None, Tensor | None],
     reverse: bool,
 ) -> tuple[Tensor, Any]:
+    """`gru` or `lstm` by its name; matrix: weight_hh and bias_hh, masks: reset and lengths."""
     parts, dtype = CELLS[cell].parts, state_dtype(gates.dtype)
     _check_matrix(gates, *matrix, parts)
     reset, lengths = check(gates.shape[0], gates.shape[1], gates.device, *masks)
@@ -247,7 +247,7 @@ def gru(
     which all arithmetic is done. Departs from the paper where torch.nn does: r acts after the product.
     Raises ValueError that names the argument for a wrong shape, dtype or device.
     """
-    y, last = _run("gru", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
+    y, last = run_cell("gru", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
     return y, last
 
 
@@ -266,5 +266,5 @@ def lstm(
     gates [B, T, 4H] = [i | f | g | o], to which weight_hh [4H, H] h_{t-1} + bias_hh [4H] is added;
     sigmoid, g: tanh; state.h and state.c [B, H]. The rest as `gru`.
     """
-    y, last = _run("lstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
+    y, last = run_cell("lstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
     return y, last

@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 from recurra.ops import kernels, native
 from recurra.ops.linear import recur, start, state_dtype
 from recurra.ops.masks import check
+from recurra.ops.project import few_rows, project
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import LinearState
 
@@ -170,7 +171,8 @@ OP = define(
     cuda=gated_triton,
 )
 BACKWARD = define(
-    f"gated_backward(Tensor dy, Tensor dh_n, Tensor gates, Tensor h_0, Tensor y, {_REST}) -> (Tensor, Tensor)",
+    f"gated_backward(Tensor dy, Tensor dh_n, Tensor gates, Tensor h_0, Tensor y, {_REST})"
+    " -> (Tensor, Tensor)",
     fake=lambda dy, dh_n, gates, h_0, *_: (native.empty_as(gates), h_0.new_empty(h_0.shape)),
     setup=_setup_twice,
     backward=_backward_twice,
@@ -200,19 +202,25 @@ def _gated(
 
 
 def gated_step(gates: Tensor, state: LinearState, fusion: str) -> tuple[Tensor, LinearState]:
-    """One step from gates [B, parts * D]: the definition, or the kernel where nothing watches."""
-    h = state.h
-    if native.takes(gates) and unobserved(gates, h) and h.is_contiguous() and gates.is_contiguous():
-        return _native_step(gates, h, fusion)
+    """One step from gates [B, parts * D]: the definition."""
     a, b = FUSIONS[fusion].gates(gates)
-    h = a * h + b
+    h = a * state.h + b
     return h.to(gates.dtype), LinearState(h)
 
 
-def _native_step(gates: Tensor, h: Tensor, fusion: str) -> tuple[Tensor, LinearState]:
-    h = h.to(state_dtype(gates.dtype))
-    y, h_n = native.scan_step(fusion, gates, h)
-    return y, LinearState(h_n)
+def layer_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: LinearState, fusion: str
+) -> tuple[Tensor, LinearState]:
+    """`gated_step` of x W^T + bias; where nothing watches, in one call of the kernels.
+
+    x [B, I]; weight [parts * D, I]; state.h [B, D] in at least fp32.
+    """
+    h = state.h
+    kept = h.is_contiguous() and h.dtype == native.STATES.get(x.dtype)
+    if kept and few_rows(x, weight, bias) and unobserved(x, weight, h):
+        y, h_n = native.layer_step(fusion, x, weight, bias, h)
+        return y, LinearState(h_n)
+    return gated_step(project(x, weight, bias), state, fusion)
 
 
 def _known(candidate: str) -> str:

@@ -245,7 +245,8 @@ OP = define(
     other=_plain,
 )
 BACKWARD = define(
-    f"linear_backward(Tensor dh, Tensor dh_n, Tensor a, Tensor h_0, Tensor h, {_MASKS}) -> (Tensor, Tensor, Tensor)",
+    f"linear_backward(Tensor dh, Tensor dh_n, Tensor a, Tensor h_0, Tensor h, {_MASKS})"
+    " -> (Tensor, Tensor, Tensor)",
     fake=lambda dh, dh_n, a, h_0, h, *_: (*map(native.empty_as, (a, h)), h_0.new_empty(h_0.shape)),
     setup=_setup_twice,
     backward=_backward_twice,
@@ -258,7 +259,7 @@ BACKWARD = define(
 class _Linear(torch.autograd.Function):
     """The op as torch.func and forward-mode AD can see through it."""
 
-    forward = staticmethod(lambda *args: OP(*args))
+    forward = staticmethod(OP)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -281,7 +282,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tuple[int, int]]:
         folded, unfold = fold_batch(info, in_dims, *args)
-        h, h_n = _Linear.apply(*folded)
+        h, h_n = _Linear.apply(*folded)  # type: ignore[no-untyped-call]
         return (unfold(h), unfold(h_n)), (0, 0)
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 LEVELS = ("portable", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.complex64: 3, torch.complex128: 4}
+# In which dtype the state of real inputs is kept.
+STATES = {torch.float32: torch.float32, torch.float64: torch.float64, torch.bfloat16: torch.float32}
 # The order is that of the `Gate` enumeration in csrc/abi.h.
 GATES = {
     "linear": 0,
@@ -36,6 +38,7 @@ _SCAN = struct.Struct("37q")
 _CONV = struct.Struct("28q")
 _CELL = struct.Struct("31q")
 _MATVEC = struct.Struct("9q")
+_LAYER_STEP = struct.Struct("32q 112x")  # a Matvec, and a Scan whose backward fields stay zero
 _PRODUCT = struct.Struct("13q")
 EXPORTS = (
     "scan_forward",
@@ -45,6 +48,7 @@ EXPORTS = (
     "cell_forward",
     "cell_backward",
     "matvec",
+    "layer_step",
     "product",
 )
 # Below this many outputs a second thread costs more than it saves.
@@ -226,18 +230,6 @@ def scan(
     return y, h_n
 
 
-def scan_step(gate: str, gates: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, h_n) of one step, without a check: gates [B, parts * D] and h [B, D] contiguous, h as the state."""
-    batch, width = h.shape
-    y, h_n = gates.new_empty(batch, width), torch.empty_like(h)
-    at, stride, skip = gates.data_ptr(), gates.shape[1], gates.element_size() * width
-    views = (at, stride, 0, at + skip, stride, 0, at + 2 * skip, stride, 0)
-    fields = (GATES[gate], DTYPES[gates.dtype], 0, 1, batch, 1, width, 0, 0)
-    states = (y.data_ptr(), width, 0, h.data_ptr(), h_n.data_ptr())
-    _require_library().recurra_scan_forward(_SCAN.pack(*fields, *views, *states, *(0,) * 14))
-    return y, h_n
-
-
 def scan_backward(
     gate: str,
     dy: Tensor,
@@ -385,7 +377,7 @@ def cell_backward(
         weight.contiguous(),
         torch.empty_like(state),
     )
-    memory, scratch = before.new_empty(state.shape[0] - 1, *before.shape), _cell_scratch(x, state)
+    memory, scratch = before.new_empty((len(state) - 1) * before.numel()), _cell_scratch(x, state)
     head = _cell_head(kind, x, state.shape[2], *masks, reverse)
     starts = (weight.data_ptr(), 0, 0, 0, 0, state.data_ptr(), 0, scratch.data_ptr())
     steps = (before.data_ptr(), recurrent.data_ptr(), memory.data_ptr())
@@ -394,16 +386,38 @@ def cell_backward(
     return dgates, dstate
 
 
-def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias for few rows; x [..., I], weight [O, I] and bias contiguous, of one dtype (unchecked)."""
+def _matvec_fields(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> tuple[int, ...]:
     outputs, inputs = weight.shape
-    y = x.new_empty(*x.shape[:-1], outputs)
     threads = _threads(outputs * inputs // 8)
     pointers = (x.data_ptr(), weight.data_ptr(), _pointer(bias), y.data_ptr())
-    rows = x.numel() // inputs
-    record = _MATVEC.pack(DTYPES[x.dtype], threads, rows, inputs, outputs, *pointers)
-    _require_library().recurra_matvec(record)
+    return DTYPES[x.dtype], threads, x.numel() // inputs, inputs, outputs, *pointers
+
+
+def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + bias for few rows; x [..., I], weight [O, I] and bias contiguous, of one dtype (unchecked)."""
+    y = x.new_empty(*x.shape[:-1], weight.shape[0])
+    _require_library().recurra_matvec(_MATVEC.pack(*_matvec_fields(x, weight, bias, y)))
     return y
+
+
+def layer_step(gate: str, x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, h_n) of one step of a layer in one call: `matvec`, then the recurrence over its gates (unchecked).
+
+    x [B, I], weight [parts * D, I], bias and h [B, D] contiguous; h in the state's dtype, and where that
+    is the dtype of x, y is h_n.
+    """
+    (batch, width), dtype, outputs = h.shape, x.dtype, weight.shape[0]
+    gates, h_n = x.new_empty(batch, outputs), torch.empty_like(h)
+    y = h_n if h.dtype == dtype else x.new_empty(batch, width)
+    at, skip = gates.data_ptr(), gates.element_size() * width
+    record = _LAYER_STEP.pack(
+        *_matvec_fields(x, weight, bias, gates),
+        *(GATES[gate], DTYPES[dtype], 0, 1, batch, 1, width, 0, 0),
+        *(at, outputs, 0, at + skip, outputs, 0, at + 2 * skip, outputs, 0),
+        *(y.data_ptr(), width, 0, h.data_ptr(), h_n.data_ptr()),
+    )
+    _require_library().recurra_layer_step(record)
+    return y, h_n
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

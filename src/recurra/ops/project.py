@@ -25,9 +25,13 @@ def product() -> str:
     return "recurra" if native.prefers_product() else "torch"
 
 
-def _few_rows(x: Tensor, weight: Tensor) -> bool:
-    few = 0 < x.numel() <= FEW_ROWS * x.shape[-1]
-    return few and x.is_contiguous() and weight.is_contiguous() and native.takes(x, weight)
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """True where the kernel for few rows can take these, which it does not check."""
+    if not 0 < x.numel() <= FEW_ROWS * x.shape[-1] or not x.is_contiguous() or not weight.is_contiguous():
+        return False
+    if bias is not None and (bias.dtype != x.dtype or not bias.is_contiguous()):
+        return False
+    return native.takes(x, weight)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -37,7 +41,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     bias = None if bias is None else bias.contiguous()
-    if _few_rows(x, weight):
+    if few_rows(x, weight, bias):
         return native.matvec(x, weight, bias)
     if x.numel() and weight.numel() and x.dtype == torch.float32 and native.prefers_product():
         return native.product(_rows(x), weight, bias).view(*x.shape[:-1], -1)
@@ -68,17 +72,15 @@ OP = define(
 )
 
 
-def _one_dtype(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    return x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
-
-
-def _gains(x: Tensor, weight: Tensor) -> bool:
+def _gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """True where this op has something faster than torch's, and autograd alone is watching."""
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or transforms_active():
         return False
+    if x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
+        return False
     if x.dtype == torch.float32 and native.prefers_product():
         return True
-    return not torch.compiler.is_compiling() and _few_rows(x, weight)
+    return not torch.compiler.is_compiling() and few_rows(x, weight, bias)
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -97,9 +99,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"weight is on {weight.device}, x on {x.device}")
     # A small product for few rows stays in cache: there torch's own call is the shortest.
     small = weight.numel() <= IN_CACHE and x.numel() <= FEW_ROWS * x.shape[-1]
-    if not small and _one_dtype(x, weight, bias):
-        if unobserved(x, weight) and _few_rows(x, weight) and (bias is None or bias.is_contiguous()):
-            return native.matvec(x, weight, bias)
-        if _gains(x, weight):
-            return OP(x, weight, bias)
+    if not small and unobserved(x, weight) and few_rows(x, weight, bias):
+        return native.matvec(x, weight, bias)
+    if not small and _gains(x, weight, bias):
+        y: Tensor = OP(x, weight, bias)
+        return y
     return torch_linear(x, weight, bias)

@@ -25,9 +25,11 @@ def transforms_active() -> bool:
 
 
 def unobserved(*tensors: Tensor) -> bool:
-    """True where nothing would notice a kernel called past the dispatcher: no gradient, no transform, no
-    tracing, no subclass of Tensor. One step of a recurrence is over before the dispatcher has begun."""
+    """True where nothing would notice a kernel called past the dispatcher: no gradient, transform,
+    tracing, autocast or subclass of Tensor. A step of a small layer is over before the dispatcher begins."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():
+        return False
+    if torch.is_autocast_enabled("cpu"):
         return False
     for x in tensors:
         if type(x) not in _PLAIN:
@@ -60,11 +62,14 @@ def define(
 
 def pullback(f: Callable[..., Any], inputs: tuple[Tensor, ...], cotangents: Any) -> tuple[Tensor, ...]:
     """Gradients of f at `inputs`, themselves differentiable: the second derivative of fused ops."""
-    _, pull = torch.func.vjp(f, *inputs)
-    return pull(cotangents)
+    pull = torch.func.vjp(f, *inputs)[1]
+    gradients: tuple[Tensor, ...] = pull(cotangents)
+    return gradients
 
 
-def fold_batch(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[list[Any], Callable[[Tensor], Tensor]]:
+def fold_batch(
+    info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[list[Any], Callable[[Tensor], Tensor]]:
     """vmap for ops whose tensors are all batch first: the mapped axis joins the batch axis."""
 
     def fold(x: Any, dim: int | None) -> Any:
