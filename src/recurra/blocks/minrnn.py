@@ -57,7 +57,7 @@ class MinRNNConfig:
 
 
 def _layer(config: MinRNNConfig) -> Any:
-    make = LAYERS[config.layer].layer
+    make: Any = LAYERS[config.layer].layer
     if config.layer not in _GATED:
         return make(config.width, config.hidden)
     return make(config.width, config.hidden, candidate=config.candidate, forget_bias=config.forget_bias)

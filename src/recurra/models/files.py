@@ -27,8 +27,9 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _own_sha256(values: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode())
+def own_sha256(values: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    """The SHA-256 of a config: of its values and of the sums of the other files."""
+    return _sha256(json.dumps([values, sums], sort_keys=True, allow_nan=False).encode())
 
 
 def _draft(path: Path) -> Path:
@@ -47,8 +48,9 @@ def write(folder: PathLike, config: Mapping[str, Any], contents: Mapping[str, by
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     values = {"recurra": version("recurra"), **config}
-    sums = {name: _sha256(content) for name, content in contents.items()} | {CONFIG: _own_sha256(values)}
-    text = json.dumps({**values, "sha256": sums}, indent=1) + "\n"
+    sums = {name: _sha256(content) for name, content in contents.items()}
+    own = own_sha256(values, sums)
+    text = json.dumps({**values, "sha256": {**sums, CONFIG: own}}, indent=1) + "\n"
     # The config is the first to take its name: from then on the drafts are the model.
     whole = {CONFIG: text.encode(), **contents}
     drafts = [_draft(folder / name) for name in whole]
@@ -87,10 +89,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def read_json(path: Path, content: bytes) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError that names the file."""
     try:
-        values = json.loads(content.decode("utf8"), object_pairs_hook=_once)
+        values = json.loads(content.decode("utf8"), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{path} is not a JSON file: {e}") from e
     if not isinstance(values, dict):
@@ -108,7 +114,7 @@ def _checked_sums(path: Path, values: dict[str, Any]) -> dict[str, str]:
         raise ValueError(f"{path}: key 'sha256' must hold the sums of {CONFIG} and {WEIGHTS}, got {sums!r}")
     if unknown := sums.keys() - {CONFIG, WEIGHTS, *VOCABULARIES}:
         raise ValueError(f"{path}: key 'sha256' holds unknown files: {', '.join(sorted(unknown))}")
-    if sums.pop(CONFIG) != _own_sha256(values):
+    if sums.pop(CONFIG) != own_sha256(values, sums):
         raise ValueError(f"{path} is damaged or was edited: its values do not have the SHA-256 it gives")
     return sums
 

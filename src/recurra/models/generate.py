@@ -46,7 +46,8 @@ class Sampler(NamedTuple):
         if self.temperature == 0:
             return logits.argmax(-1)
         p = self._narrowed(logits.float() / self.temperature).softmax(-1)
-        return torch.multinomial(p, 1, generator=generator)[:, 0]
+        # The first of independent clocks of rates p to ring; torch.multinomial takes half as long again.
+        return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
 
     def _narrowed(self, logits: Tensor) -> Tensor:
         if 0 < self.top_k < logits.shape[-1]:
@@ -134,6 +135,8 @@ def _padded(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor]:
     else:
         nested: Any = prompts if len(prompts) and not isinstance(prompts[0], int) else [prompts]
         rows = [torch.as_tensor(row, dtype=torch.int64) for row in nested]
+    if not rows:
+        raise ValueError("prompts must hold at least one row")
     for i, row in enumerate(rows):
         if row.ndim != 1 or not len(row):
             raise ValueError(f"prompts must hold at least one token each, got {list(row.shape)} in row {i}")

@@ -1,5 +1,6 @@
 """A sequence model: embedding, blocks, head. A language model is a list of blocks and nothing else."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -216,7 +217,8 @@ def _assemble(
         raise ValueError(f"vocabulary and width must be at least 1, got {vocabulary} and {width}")
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    embed = Embedding(vocabulary, width)
+    # What a tied head reads has to be small: it multiplies `width` numbers of size one.
+    embed = Embedding(vocabulary, width, 1 / math.sqrt(width) if tied else 1.0)
     head = LanguageHead(width, vocabulary, norm, embed if tied else None)
     return SequenceModel(embed, blocks, head)
 

@@ -167,13 +167,14 @@ def from_bytes(path: Path, content: bytes) -> Vocabulary:
         values = read_json(path, content)
         if values == {"kind": "byte"}:
             return ByteVocabulary()
-        if values.keys() == {"kind", "characters"} and values["kind"] == "char":
-            return CharVocabulary(values["characters"])
+        characters = values.pop("characters", None)
+        if values == {"kind": "char"} and isinstance(characters, str):
+            return CharVocabulary(characters)
     except ImportError:
         raise
     except Exception as e:  # tokenizers raises plain Exception
         raise ValueError(f"{path} is no vocabulary: {e}") from e
-    raise ValueError(f"{path} is no vocabulary of recurra: it holds {values!r:.80}")
+    raise ValueError(f"{path} is no vocabulary of recurra")
 
 
 def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:

@@ -7,14 +7,14 @@ __all__ = ["Embedding"]
 
 
 class Embedding(nn.Module):
-    """Row `token` of weight [V, D], drawn from a standard normal; tokens are integers of any shape.
+    """Row `token` of weight [V, D], drawn from N(0, std^2); tokens are integers of any shape.
 
     Raises IndexError for a token that is not in 0..V-1 (on a CPU; a GPU's queue is not stopped).
     """
 
-    def __init__(self, vocabulary: int, width: int) -> None:
+    def __init__(self, vocabulary: int, width: int, std: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(vocabulary, width))
+        self.weight = nn.Parameter(torch.empty(vocabulary, width).normal_(0, std))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.embedding(self.weight, tokens)
