@@ -7,11 +7,15 @@ import typer
 
 from recurra import show_config
 from recurra.cli import bench
+from recurra.cli.evaluate import evaluate, info, models
+from recurra.cli.generate import generate
+from recurra.cli.train import command as train
 
 # What wrong words on the command line raise, whichever package typer takes it from.
 WrongUse: Any = typer.BadParameter.__mro__[1]
 # What the library raises for a mistake of a person or a machine; anything else is a bug, traceback and all.
-FAULTS = (RuntimeError, ValueError, OSError)
+# ImportError: a package of an extra is missing.
+FAULTS = (RuntimeError, ValueError, OSError, ImportError)
 
 app = typer.Typer(
     name="recurra",
@@ -20,6 +24,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("train")(train)
+app.command("generate")(generate)
+app.command("eval")(evaluate)
+app.command("info")(info)
+app.command("models")(models)
 app.add_typer(bench.app, name="bench")
 
 
@@ -41,6 +50,9 @@ def run() -> int:
     except WrongUse as e:
         print(f"recurra: {e.format_message()} (see recurra --help)", file=sys.stderr)
         return 2
+    except typer.Abort:
+        print("\nrecurra: stopped; a run goes on with train --resume auto", file=sys.stderr)
+        return 130
     except FAULTS as e:
         print(f"recurra: {e}", file=sys.stderr)
         return 1

@@ -1,0 +1,82 @@
+"""`recurra generate`: write with a trained model."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from recurra import state as states
+from recurra.models import SequenceModel
+from recurra.models.text import pieces
+from recurra.models.vocabulary import Vocabulary
+from recurra.train import checkpoint
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a saved model.")]
+StateFile = typer.Option(metavar="FILE.safetensors")
+
+
+def opened(run: Path) -> tuple[SequenceModel, Vocabulary]:
+    """The best model of a run, or the model that the folder itself holds, and its vocabulary."""
+    folder = run if (run / "config.json").exists() else checkpoint.best(run)
+    model = SequenceModel.from_pretrained(folder)
+    if model.vocabulary is None:
+        raise ValueError(f"{folder} holds no vocabulary")
+    return model, model.vocabulary
+
+
+def generate(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "\n",
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens to write.")] = 500,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the draw; 0: the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest of this probability.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Divides logits of tokens already there.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; default: another each time.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text to end before; repeatable.")] = None,
+    state_in: Annotated[Path | None, StateFile] = None,
+    state_out: Annotated[Path | None, StateFile] = None,
+) -> None:
+    """Write text; --state-out keeps the state of the model, --state-in goes on from there."""
+    if not prompt:
+        raise typer.BadParameter("--prompt must hold at least one character")
+    model, vocabulary = opened(run)
+    stream = model.generate(
+        vocabulary.encode(prompt),
+        tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        state=_state(state_in, model) if state_in else None,
+    )
+    started, count = time.perf_counter(), 0
+    print(prompt, end="", flush=True)
+    for text in pieces(stream, vocabulary, stop or ()):
+        print(text[0], end="", flush=True)
+        count += 1
+    seconds = time.perf_counter() - started
+    print(flush=True)
+    print(f"{min(count, tokens)} tokens, {min(count, tokens) / seconds:,.0f} tokens/s", file=sys.stderr)
+    if state_out:
+        states.save(stream.state, state_out)
+
+
+def _state(path: Path, model: SequenceModel) -> Any:
+    """A saved state, which must be one of this model."""
+    state = states.load(path)
+    with torch.no_grad():
+        own = model.step(torch.zeros(1, dtype=torch.int64))[1]
+    if _shape(state) != _shape(own):
+        raise ValueError(f"{path} is the state of another model")
+    return state
+
+
+def _shape(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return tuple(state.shape)
+    return type(state).__name__, [_shape(part) for part in state]

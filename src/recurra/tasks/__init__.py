@@ -1,0 +1,1 @@
+"""Data and metric, one file a task."""

@@ -1,0 +1,219 @@
+"""Text to train on: where it comes from, how it is split, and its tokens on disk."""
+
+import codecs
+import hashlib
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recurra.models.vocabulary import (
+    BPEVocabulary,
+    ByteVocabulary,
+    CharVocabulary,
+    Vocabulary,
+    load_vocabulary,
+)
+
+__all__ = ["Source", "Text", "bytes_per_token", "encode", "find", "pieces", "prepare"]
+
+Tokens = NDArray[np.unsignedinteger[Any]]
+
+PIECE = 1 << 20
+NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files to train on, and those held out; none held out: the last tenth of the text is."""
+
+    name: str
+    train: Sequence[Path]
+    valid: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens to train on and to validate on, the vocabulary they are in, and bytes for each token."""
+
+    train: Tokens
+    valid: Tokens
+    vocabulary: Vocabulary
+    source: str
+    bytes_per_token: float
+
+    @staticmethod
+    def load(folder: Path) -> "Text":
+        """Map what `prepare` wrote. Raises ValueError, naming the folder, where it is damaged."""
+        try:
+            about = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+            tokens = _map(folder / "tokens.bin", about["dtype"], about["sha256"])
+            parts = tokens[: about["split"]], tokens[about["split"] :]
+            return Text(*parts, load_vocabulary(folder), about["source"], float(about["bytes_per_token"]))
+        except (KeyError, TypeError, ValueError) as e:
+            raise ValueError(f"{folder} is damaged: {e}") from e
+
+
+def find(source: str | None) -> Source:
+    """The files of a file, a folder or, for None, of Python's own library (every tenth file held out).
+
+    Raises FileNotFoundError for what is not there, ValueError for a folder without text.
+    """
+    if source is None:
+        root = Path(sysconfig.get_paths()["stdlib"])
+        files = [f for f in sorted(root.rglob("*.py")) if not NOT_SOURCE & set(f.parts) and _is_text(f)]
+        held_out = set(files[::10])
+        return Source("Python's library", [f for f in files if f not in held_out], sorted(held_out))
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{source} does not exist")
+    if not path.is_dir():
+        return Source(source, [path])
+    seen = (f for f in path.rglob("*") if not any(p.startswith(".") for p in f.relative_to(path).parts))
+    files = [f for f in sorted(seen) if _is_text(f)]
+    if not files:
+        raise ValueError(f"{source} holds no text file")
+    return Source(source, files)
+
+
+def prepare(
+    source: str | None,
+    folder: Path,
+    kind: str = "byte",
+    size: int = 4096,
+    vocabulary: Vocabulary | None = None,
+) -> Text:
+    """Encode a source ("-" is stdin) into the folder, whole or not at all, and map the tokens.
+
+    vocabulary: None makes one of its kind: byte, char, or bpe with `size` tokens. Raises ValueError for
+    what is not text, is too short, or can't be written in the vocabulary.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".text-") as temporary:
+        draft = Path(temporary) / "text"
+        draft.mkdir()
+        files = _spooled(Path(temporary) / "stdin") if source == "-" else find(source)
+        letters = _letters(files)
+        _write(files, vocabulary or _vocabulary(files, letters, kind, size), draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    return Text.load(folder)
+
+
+def pieces(path: Path, name: str) -> Iterator[str]:
+    """The text of a file, about a megabyte at a time. Raises ValueError where it is not UTF-8 text."""
+    decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as f:
+        while True:
+            data = f.read(PIECE)
+            try:
+                piece = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as e:
+                raise ValueError(f"{name} is not UTF-8 text ({e.reason} near byte {place:,})") from e
+            if "\0" in piece:
+                raise ValueError(f"{name} is not text (it holds a zero byte near byte {place:,})")
+            if not data:
+                return
+            place += len(data)
+            yield piece
+
+
+def encode(files: Sequence[Path], vocabulary: Vocabulary) -> Iterator[Tokens]:
+    """Tokens of the files in order, about a megabyte of text at a time."""
+    for path in files:
+        for piece in pieces(path, str(path)):
+            yield np.array(vocabulary.encode(piece), _dtype(vocabulary))
+
+
+def bytes_per_token(tokens: Tokens, vocabulary: Vocabulary) -> float:
+    """Bytes of text that a token stands for, in the mean."""
+    parts = (tokens[i : i + PIECE].astype(np.int64) for i in range(0, len(tokens), PIECE))
+    return sum(vocabulary.count_bytes(torch.from_numpy(part)) for part in parts) / len(tokens)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether all of a file is text, and any of it more than white space."""
+    try:
+        return path.is_file() and bool("".join(piece.strip()[:1] for piece in pieces(path, str(path))))
+    except ValueError:
+        return False
+
+
+def _spooled(path: Path) -> Source:
+    """Stdin as a file: a vocabulary may have to read it twice."""
+    with path.open("wb") as f:
+        shutil.copyfileobj(sys.stdin.buffer, f)
+    return Source("stdin", [path])
+
+
+def _letters(source: Source) -> set[str]:
+    """The characters of a source, which is thereby known to be text."""
+    letters: set[str] = set()
+    for path in (*source.train, *source.valid):
+        name = source.name if len(source.train) == 1 else str(path)
+        for piece in pieces(path, name):
+            letters.update(piece)
+    if not letters:
+        raise ValueError(f"{source.name} is empty")
+    if not any(letter.strip() for letter in letters):
+        raise ValueError(f"{source.name} holds no text, only white space")
+    return letters
+
+
+def _vocabulary(source: Source, letters: set[str], kind: str, size: int) -> Vocabulary:
+    if kind == "bpe":
+        return BPEVocabulary.train(source.train, size)
+    return CharVocabulary.of("".join(sorted(letters))) if kind == "char" else ByteVocabulary()
+
+
+def _dtype(vocabulary: Vocabulary) -> np.dtype[Any]:
+    return np.min_scalar_type(vocabulary.size - 1)
+
+
+def _write(source: Source, vocabulary: Vocabulary, folder: Path) -> None:
+    """tokens.bin, text.json and the vocabulary. Without held-out files the last tenth is cut off."""
+    path = folder / "tokens.bin"
+    counts = [_append(path, encode(files, vocabulary)) for files in (source.train, source.valid)]
+    total = sum(counts)
+    split = counts[0] if source.valid else total - max(total // 10, 2)
+    if split < 2:
+        raise ValueError(f"{source.name} holds only {total} token(s), too few to learn from")
+    tokens = np.memmap(path, _dtype(vocabulary), mode="r")
+    about = {
+        "source": source.name,
+        "dtype": tokens.dtype.str,
+        "split": split,
+        "bytes_per_token": bytes_per_token(tokens[split:], vocabulary),
+        "sha256": hashlib.sha256(tokens.data).hexdigest(),
+    }
+    (folder / "text.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    vocabulary.save(folder)
+
+
+def _append(path: Path, parts: Iterator[Tokens]) -> int:
+    """Write tokens behind those already there; how many they are."""
+    count = 0
+    with path.open("ab") as f:
+        for part in parts:
+            f.write(part.tobytes())
+            count += len(part)
+        f.flush()
+        os.fsync(f.fileno())
+    return count
+
+
+def _map(path: Path, dtype: str, sha256: str) -> Tokens:
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    if hashlib.sha256(tokens.data).hexdigest() != sha256:
+        raise ValueError(f"{path.name} does not match its SHA-256")
+    return tokens

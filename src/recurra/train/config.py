@@ -1,0 +1,125 @@
+"""Every choice of a training run: one flat dataclass, which the command line and the YAML file mirror."""
+
+import dataclasses
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+__all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
+
+
+def need(module: str) -> Any:
+    """Import a module that training needs. Raises RuntimeError that names the extra where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[train]"') from e
+
+
+def choice(default: Any, help: str, at_least: float | None = None, among: tuple[str, ...] = ()) -> Any:  # noqa: A002
+    """One option: its default, its help, and what it may be."""
+    return field(default=default, metadata={"help": help, "at_least": at_least, "among": among})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of a run. Raises ValueError, naming the option, for a value out of range."""
+
+    source: str | None = choice(None, "Text: a file, a folder, - for stdin; none: Python's own library.")
+    init: str | None = choice(None, "Run from whose best weights to start.")
+    vocabulary: str = choice("byte", "Tokens: byte, char or bpe.", among=("byte", "char", "bpe"))
+    tokens: int = choice(4096, "Size of a bpe vocabulary.", at_least=257)
+    model: str = choice("mingru", "Block of all layers, or one of each: mingru,gru,... (see recurra models).")
+    width: int = choice(384, "Channels between blocks.", at_least=1)
+    depth: int = choice(6, "Blocks.", at_least=1)
+    expansion: float = choice(1.0, "Width of the recurrent layers over that of the blocks.", at_least=0)
+    conv: int = choice(4, "Taps of the short convolution; 0: none.", at_least=0)
+    mlp: float = choice(4.0, "Width of the MLP over that of the blocks; 0: none.", at_least=0)
+    dropout: float = choice(0.0, "Dropout in each block.", at_least=0)
+    context: int = choice(256, "Tokens of a window.", at_least=1)
+    batch: int = choice(16, "Windows a step and device.", at_least=1)
+    accumulate: int = choice(1, "Batches whose gradients make one step.", at_least=1)
+    carry: bool = choice(False, "Carry the state from window to window (truncated back-propagation).")
+    steps: int | None = choice(None, "Steps to train; without --minutes too: 1000.", at_least=1)
+    minutes: float | None = choice(None, "Minutes to train, evaluations included.", at_least=0.001)
+    lr: float = choice(2e-3, "Peak learning rate.", at_least=0)
+    warmup: int = choice(50, "Steps until the learning rate peaks; then a cosine to a tenth.", at_least=0)
+    decay: float = choice(0.1, "Weight decay, but of gates, norms and biases.", at_least=0)
+    clip: float = choice(1.0, "Bound on the norm of the gradient; 0: none.", at_least=0)
+    seed: int = choice(0, "Seed of weights, data order and dropout.", at_least=0)
+    every: int = choice(250, "Steps between evaluations.", at_least=1)
+    windows: int = choice(64, "Windows of an evaluation while training.", at_least=1)
+    precision: str = choice(
+        "32-true", "Of the arithmetic.", among=("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+    )
+    device: str = choice("auto", "cpu, cuda, mps, or auto.", among=("auto", "cpu", "cuda", "mps"))
+    devices: int = choice(1, "Devices (DDP), or processes on the CPU.", at_least=1)
+    tensorboard: bool = choice(False, "Also write TensorBoard events.")
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            _check(option, getattr(self, option.name))
+
+    @property
+    def layers(self) -> list[str]:
+        """One name of a block for each layer. Raises ValueError where their number is not `depth`."""
+        names = [name.strip() for name in self.model.split(",")]
+        if len(names) not in (1, self.depth):
+            raise ValueError(f"model names {len(names)} blocks, depth is {self.depth}")
+        return names * (self.depth // len(names))
+
+    @property
+    def last(self) -> int | None:
+        """The step to stop at; None where time alone decides."""
+        return 1000 if self.steps is None and self.minutes is None else self.steps
+
+
+# What a resumed run can't change: its weights, its data and their order follow from these.
+FIXED = (
+    *("source", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp", "dropout"),
+    *("context", "batch", "accumulate", "carry", "devices", "seed"),
+)
+
+
+def kind_of(option: "dataclasses.Field[Any]") -> type:
+    """The type of an option, that of `T | None` being T."""
+    kind: type = (get_args(option.type) or (option.type,))[0]
+    return kind
+
+
+def _check(option: "dataclasses.Field[Any]", value: Any) -> None:
+    """Raise ValueError unless the value has the option's type and range."""
+    kind = kind_of(option)
+    if value is None and option.default is None:
+        return
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+        raise ValueError(f"{option.name} must be {kind.__name__}, got {value!r}")
+    least, among = option.metadata["at_least"], option.metadata["among"]
+    if least is not None and not value >= least:
+        raise ValueError(f"{option.name} must be at least {least:g}, got {value}")
+    if among and value not in among:
+        raise ValueError(f"{option.name} must be one of {', '.join(among)}, got {value!r}")
+
+
+def write(config: TrainConfig, path: Path) -> None:
+    """Write every option as YAML: whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(need("yaml").safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+    draft.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The options that a YAML file names. Raises ValueError, naming it, where one is not known."""
+    yaml = need("yaml")
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} must hold options such as `width: 384`")
+    known = [option.name for option in dataclasses.fields(TrainConfig)]
+    if unknown := [str(name) for name in options if name not in known]:
+        raise ValueError(f"{path} names {', '.join(unknown)}; known are {', '.join(known)}")
+    return options

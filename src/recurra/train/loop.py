@@ -1,0 +1,148 @@
+"""The training loop over Lightning Fabric, which brings devices, precision and strategies."""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from recurra.tasks.text import Text
+from recurra.train import checkpoint
+from recurra.train.checkpoint import Position
+from recurra.train.config import TrainConfig, need
+from recurra.train.evaluate import bits, windows_loss
+from recurra.train.optimizer import rate
+from recurra.train.report import Report
+from recurra.train.step import Stepper
+
+__all__ = ["fit", "launch"]
+
+SAVE_SECONDS = 30.0
+
+
+def launch(config: TrainConfig) -> Any:
+    """Fabric on the devices of the options; starts one process a device where they are several.
+
+    Raises RuntimeError where the machine does not have them.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    strategy = "ddp" if config.devices > 1 else "auto"
+    wrong = need("lightning_fabric.utilities.exceptions").MisconfigurationException
+    try:
+        fabric = need("lightning_fabric").Fabric(
+            accelerator=config.device, devices=config.devices, strategy=strategy, precision=config.precision
+        )
+    except (wrong, RuntimeError) as e:
+        raise RuntimeError(f"device {config.device}, {config.devices} of them: {e}") from e
+    fabric.launch()
+    return fabric
+
+
+def fit(model: nn.Module, data: Text, config: TrainConfig, out: Path, fabric: Any = None) -> Position:
+    """Train the model, from the newest checkpoint in the folder `out` where it has one.
+
+    A run bounded by steps that is killed and resumed has, bit for bit, the losses of an unbroken one (same
+    machine, devices and number of threads). Raises RuntimeError where a gradient is not finite.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    loop = _Loop(model, data, config, out, fabric or launch(config))
+    try:
+        while not loop.ended:
+            loop.advance()
+    finally:
+        loop.report.close()
+    loop.report.draw()
+    return loop.position
+
+
+class _Loop:
+    """A run: its steps, and when it is evaluated, saved and ended."""
+
+    def __init__(self, model: nn.Module, data: Text, config: TrainConfig, out: Path, fabric: Any) -> None:
+        self.data, self.config, self.out, self.fabric = data, config, out, fabric
+        newest = checkpoint.last(out)
+        fabric.barrier()  # all have looked before the first one saves
+        if newest:
+            checkpoint.weights(newest, model)
+        self.step, self.position = Stepper(model, data, config, fabric), Position()
+        if newest:
+            self.position = checkpoint.position(newest)
+            self.step.restore(checkpoint.load(newest, model, self.step.moments))
+        else:
+            self._save()
+        self.began = time.monotonic() - self.position.seconds
+        self.saved = time.monotonic()
+        self.ended = self._done()
+        self.report = Report(out, config, self.position.step, silent=not fabric.is_global_zero)
+
+    def advance(self) -> None:
+        """One step, with its evaluation, row of metrics and checkpoint where they are due."""
+        started, lr = time.monotonic(), self.config.lr * self._share()
+        loss, norm = self.step(self.position.step, lr)
+        speed = self.step.size / (time.monotonic() - started)
+        self.position = replace(self.position, step=self.position.step + 1, seconds=self._seconds())
+        self.ended = self._done()
+        score = self._evaluate() if self.ended or self.position.step % self.config.every == 0 else None
+        self.report.add(
+            {
+                "step": self.position.step,
+                "loss": loss,
+                "bits_per_byte": bits(loss, self.data.bytes_per_token),
+                "lr": lr,
+                "gradient_norm": norm,
+                "tokens_per_s": round(speed),
+                "seconds": round(self.position.seconds, 3),
+                "valid_bits_per_byte": score,
+            },
+            self._left(),
+        )
+        if score is not None or time.monotonic() - self.saved > SAVE_SECONDS:
+            self._save()
+
+    def _done(self) -> bool:
+        """Whether a bound is reached; the first process decides, as clocks differ."""
+        ended = self._spent() >= 1
+        return bool(self.fabric.broadcast(ended)) if self.fabric.world_size > 1 else ended
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _spent(self) -> float:
+        """The share of the run that is done: of its steps or of its minutes, whichever is more."""
+        steps, minutes = self.config.last, self.config.minutes
+        by_steps = self.position.step / steps if steps else 0.0
+        return max(by_steps, self._seconds() / (60 * minutes) if minutes else 0.0)
+
+    def _left(self) -> float:
+        return self.position.seconds * (1 / self._spent() - 1)
+
+    def _share(self) -> float:
+        return rate(self.position.step, self.config.warmup, self._spent())
+
+    def _evaluate(self) -> float:
+        """Bits per byte of held-out windows; remembered where they are the best so far."""
+        config, model = self.config, self.step.model
+        model.eval()
+        loss = windows_loss(model, self.data.valid, config.context, config.windows)
+        model.train()
+        score = bits(loss, self.data.bytes_per_token)
+        best = self.position.best_bits
+        if best is None or score < best:
+            self.position = replace(self.position, best_step=self.position.step, best_bits=score)
+        return score
+
+    def _save(self) -> None:
+        carried = self.step.gathered()
+        if self.fabric.is_global_zero:
+            checkpoint.save(
+                self.out,
+                self.position,
+                self.step.plain,
+                self.step.moments,
+                carried,
+                self.config,
+                self.data.vocabulary,
+            )
+        self.saved = time.monotonic()

@@ -1,0 +1,57 @@
+"""All that a run leaves for people to read: the progress line, metrics, curve and TensorBoard events."""
+
+from pathlib import Path
+from typing import Any
+
+from recurra.train.config import TrainConfig, need
+from recurra.train.metrics import Metrics, draw, rows
+from recurra.train.progress import Line, clock
+
+__all__ = ["Report"]
+
+
+class Report:
+    """Takes a row of metrics a step and tells it everywhere; `silent` in all processes but the first."""
+
+    def __init__(self, out: Path, config: TrainConfig, step: int, silent: bool) -> None:
+        self.out, self.silent, self.speed = out, silent, 0.0
+        self.of = f"/{config.last}" if config.last else ""
+        if not silent:
+            self.line, self.metrics = Line(), Metrics(out / "metrics.csv", step)
+            self.board = _board(out, step) if config.tensorboard else None
+
+    def add(self, row: dict[str, Any], left: float) -> None:
+        """Tell a step; an evaluation gets a line that stays."""
+        if self.silent:
+            return
+        self.metrics.add(row)
+        if self.board:
+            for name in (name for name, value in row.items() if name != "step" and value is not None):
+                self.board.add_scalar(name, row[name], row["step"])
+        self.speed = 0.9 * self.speed + 0.1 * row["tokens_per_s"] if self.speed else row["tokens_per_s"]
+        text = (
+            f"step {row['step']}{self.of}  loss {row['loss']:.3f}  {row['bits_per_byte']:.3f} bits/byte  "
+            f"{self.speed:,.0f} tokens/s  {clock(left)} left"
+        )
+        if row["valid_bits_per_byte"] is None:
+            self.line.show(text)
+        else:
+            self.line.keep(f"{text}  held-out {row['valid_bits_per_byte']:.3f} bits/byte")
+
+    def close(self) -> None:
+        """End the files."""
+        if self.silent:
+            return
+        self.metrics.close()
+        if self.board:
+            self.board.close()
+
+    def draw(self) -> None:
+        """The curve of the whole run."""
+        if not self.silent:
+            draw(self.out / "loss.png", rows(self.out / "metrics.csv"))
+
+
+def _board(out: Path, step: int) -> Any:
+    need("tensorboard")
+    return need("torch.utils.tensorboard").SummaryWriter(out / "tensorboard", purge_step=step + 1)

@@ -1,0 +1,93 @@
+"""One step of training: windows in, one change of the weights out."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from recurra import state as states
+from recurra.tasks.text import Text
+from recurra.tasks.windows import Streams, Windows, gather
+from recurra.train.config import TrainConfig
+from recurra.train.optimizer import adamw
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """The model and its optimizer on this process's device, and the states carried from step to step."""
+
+    def __init__(self, model: nn.Module, data: Text, config: TrainConfig, fabric: Any) -> None:
+        self.plain, self.tokens, self.config, self.fabric = model, data.train, config, fabric
+        rows = config.batch * config.accumulate * fabric.world_size
+        order = Streams if config.carry else Windows
+        self.order = order(len(data.train), config.context, rows, config.seed)
+        self.moments = adamw(model, config.lr, config.decay, fused=fabric.device.type == "cpu")
+        self.model, self.optimizer = fabric.setup(model, self.moments)
+        self.model.mark_forward_method("loss")
+        self.model.train()
+        self.carried: list[Any] = []
+
+    @property
+    def size(self) -> int:
+        """Tokens a step, over all devices."""
+        return self.order.rows * self.config.context
+
+    def __call__(self, step: int, lr: float) -> tuple[float, float]:
+        """Make step number `step`: mean loss in nats, and norm of the gradient before it was clipped.
+
+        Raises RuntimeError where the gradient is not finite.
+        """
+        self._seed(step)
+        losses, after = [], []
+        for i, (window, state) in enumerate(self._batches(step)):
+            with self.fabric.no_backward_sync(self.model, enabled=i + 1 < self.config.accumulate):
+                loss, end = self.model.loss(window[:, :-1], window[:, 1:], state=state)
+                self.fabric.backward(loss / self.config.accumulate)
+            losses.append(loss.detach())
+            after.append(states.detach(end) if self.config.carry else None)
+        self.carried = after if self.config.carry else []
+        norm = self._update(step, lr)
+        return self.fabric.all_reduce(torch.stack(losses).mean()).item(), norm
+
+    def gathered(self) -> list[Any]:
+        """The carried states of all processes, one below the other."""
+        if not self.carried or self.fabric.world_size == 1:
+            return self.carried
+        parts: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(parts, states.to(self.carried, "cpu"))
+        return states.concatenate(parts)
+
+    def restore(self, gathered: list[Any]) -> None:
+        """Take this process's rows of what `gathered` gave."""
+        first = self.fabric.global_rank * self.config.batch
+        mine = [states.select(state, slice(first, first + self.config.batch)) for state in gathered]
+        self.carried = [states.to(state, self.fabric.device) for state in mine]
+
+    def _seed(self, step: int) -> None:
+        """Dropout's random numbers are a function of seed, step and process: none are to be saved."""
+        mixed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank))
+        torch.manual_seed(int(mixed.generate_state(1, np.uint32)[0]))
+
+    def _batches(self, step: int) -> list[tuple[torch.Tensor, Any]]:
+        """This process's windows, a batch for each part of the accumulated gradient, with their states."""
+        config = self.config
+        parts = self.order.starts(step).reshape(self.fabric.world_size, config.accumulate, config.batch)
+        carried = [None] * config.accumulate if self.order.fresh(step) else self.carried
+        windows = [gather(self.tokens, starts, config.context) for starts in parts[self.fabric.global_rank]]
+        return [(w.to(self.fabric.device), state) for w, state in zip(windows, carried, strict=True)]
+
+    def _update(self, step: int, lr: float) -> float:
+        """Clip and step; the norm of the gradient."""
+        bound = self.config.clip or math.inf
+        clip = self.fabric.clip_gradients
+        norm = float(clip(self.model, self.optimizer, max_norm=bound, error_if_nonfinite=False))
+        if not math.isfinite(norm) and self.config.precision != "16-mixed":  # which skips such a step
+            raise RuntimeError(f"the gradient of step {step} is not finite: try a lower --lr")
+        for group in self.moments.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm

@@ -1,0 +1,43 @@
+"""A text and a model so small that a training step takes a moment."""
+
+import pytest
+import torch
+
+from recurra.models import language_model
+from recurra.tasks.text import prepare
+from recurra.train.config import TrainConfig
+from recurra.train.metrics import rows
+
+SMALL = {"width": 8, "depth": 2, "context": 8, "batch": 4, "steps": 6, "every": 3, "windows": 4, "lr": 1e-2}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "source").write_text("".join(f"line {i} of {i * i}\n" for i in range(99)), encoding="utf-8")
+    return prepare(str(folder / "source"), folder / "text")
+
+
+@pytest.fixture
+def small():
+    """Options of a small run, on the CPU."""
+    return lambda **options: TrainConfig(**{**SMALL, "device": "cpu", **options})
+
+
+@pytest.fixture
+def model():
+    """A fresh model of some options."""
+
+    def make(config, **options):
+        torch.manual_seed(config.seed)
+        shape = {"dropout": config.dropout, "mlp": 2.0, **options}
+        return language_model(config.layers, 256, config.width, config.depth, options=shape)
+
+    return make
+
+
+@pytest.fixture
+def losses():
+    """What a run must repeat bit for bit, from its metrics."""
+    columns = ("step", "loss", "lr", "gradient_norm", "valid_bits_per_byte")
+    return lambda out: [[row[column] for column in columns] for row in rows(out / "metrics.csv")]
