@@ -83,6 +83,12 @@ def test_a_new_save_takes_the_place_of_the_old(saved: tuple[SequenceModel, Path]
     assert again.vocabulary is None
 
 
+def test_a_vocabulary_that_is_too_large(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="vocabulary has 256 tokens, the model only 13"):
+        _model().save_pretrained(tmp_path / "model", ByteVocabulary())
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_config_says_what_is_there(saved: tuple[SequenceModel, Path]) -> None:
     model, folder = saved
     config = json.loads((folder / CONFIG).read_text())
@@ -123,12 +129,12 @@ def test_killed_at_any_stage(
         # A killed process cleans up nothing.
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(Killed):
-            new.save_pretrained(folder, ByteVocabulary())
+            new.save_pretrained(folder, CharVocabulary("xyz"))
     took_place = name == "replace" and count > 0
     again = SequenceModel.from_pretrained(folder)
     _same(again, new if took_place else old)
-    assert again.vocabulary.size == (256 if took_place else 13)
-    new.save_pretrained(folder, ByteVocabulary())
+    assert again.vocabulary.size == (3 if took_place else 13)
+    new.save_pretrained(folder, CharVocabulary("xyz"))
     _same(SequenceModel.from_pretrained(folder), new)
     assert not [path for path in folder.iterdir() if path.suffix == ".draft"]
 

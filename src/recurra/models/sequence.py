@@ -159,9 +159,12 @@ class SequenceModel(nn.Module):
 
         vocabulary: the one to keep with the model, which also becomes `self.vocabulary`.
         """
-        self.vocabulary = self.vocabulary if vocabulary is None else vocabulary
+        vocabulary, size = vocabulary or self.vocabulary, len(self.embed.weight)
+        if vocabulary is not None and vocabulary.size > size:
+            raise ValueError(f"vocabulary has {vocabulary.size} tokens, the model only {size}")
+        self.vocabulary = vocabulary
         tensors = {name: p.detach().contiguous() for name, p in self.state_dict().items()}
-        kept = {} if self.vocabulary is None else {self.vocabulary.FILE: self.vocabulary.to_bytes()}
+        kept = {} if vocabulary is None else {vocabulary.FILE: vocabulary.to_bytes()}
         files.write(folder, self.config, {files.WEIGHTS: safetensors.torch.save(tensors, _PYTORCH), **kept})
 
     @classmethod
