@@ -15,7 +15,7 @@ SMALL = ["--width", "8", "--depth", "1", "--context", "8", "--steps", "4", "--ev
 @pytest.mark.parametrize("carry", ["--carry", "--no-carry"])
 def test_two_processes(tmp_path, carry):
     (tmp_path / "text").write_text("".join(f"line {i} of {i * i}\n" for i in range(99)))
-    script = tmp_path / "recurra.py"
+    script = tmp_path / "program.py"
     script.write_text("from recurra.cli import main\nmain()\n")
 
     def losses(name, *words):

@@ -35,7 +35,13 @@ def stop_at(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"carry": True, "batch": 2}, {"dropout": 0.2, "accumulate": 2}, {"precision": "bf16-mixed"}],
+    [
+        {},
+        {"carry": True, "batch": 2},
+        {"dropout": 0.2, "accumulate": 2},
+        {"precision": "bf16-mixed"},
+        {"precision": "64-true"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("step", [1, 3, 5])

@@ -80,10 +80,11 @@ def models(
 ) -> None:
     """The models there are: equation, state of one sequence, parameters over bytes, kernels in use."""
     print(f"width {width}, depth {depth}, kernels {native.level()}\n")
-    print(f"{'model':10} {'parameters':>12} {'state':>8}  {'equation':34} paper")
+    wide = max(len(row.equation) for row in BLOCKS.values())
+    print(f"{'model':10} {'parameters':>12} {'state':>8}  {'equation':{wide}}  paper")
     for name, row in BLOCKS.items():
         model = language_model(name, width=width, depth=depth)
-        print(f"{name:10} {_size(model):12,} {_state_size(model):8,}  {row.equation:34} {row.paper}")
+        print(f"{name:10} {_size(model):12,} {_state_size(model):8,}  {row.equation:{wide}}  {row.paper}")
 
 
 def _size(model: torch.nn.Module) -> int:

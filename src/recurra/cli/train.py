@@ -39,7 +39,7 @@ def train(options: dict[str, Any], out: Path, resume: str = "no", file: Path | N
         write(config, out / "config.yaml")
     torch.manual_seed(config.seed)
     model = _model(config, data.vocabulary.size)
-    if start:
+    if start and not newest:
         checkpoint.weights(start, model)
     position = fit(model, data, config, out, fabric)
     if fabric.is_global_zero:

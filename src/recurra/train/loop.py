@@ -64,10 +64,9 @@ class _Loop:
         self.data, self.config, self.out, self.fabric = data, config, out, fabric
         newest = checkpoint.last(out)
         fabric.barrier()  # all have looked before the first one saves
-        if newest:
-            checkpoint.weights(newest, model)
         self.step, self.position = Stepper(model, data, config, fabric), Position()
-        if newest:
+        if newest:  # once the model has the dtype of the run
+            checkpoint.weights(newest, model)
             self.position = checkpoint.position(newest)
             self.step.restore(checkpoint.load(newest, model, self.step.moments))
         else:
