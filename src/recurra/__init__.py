@@ -4,9 +4,22 @@ from importlib.metadata import version
 
 from recurra import models, ops, state
 from recurra.config import show_config
+from recurra.layers.gru import GRU
+from recurra.layers.lstm import LSTM
 from recurra.layers.recurrent import MinGRU, MinLSTM
 from recurra.models.sequence import language_model
 
 __version__ = version("recurra")
 
-__all__ = ["MinGRU", "MinLSTM", "__version__", "language_model", "models", "ops", "show_config", "state"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "MinGRU",
+    "MinLSTM",
+    "__version__",
+    "language_model",
+    "models",
+    "ops",
+    "show_config",
+    "state",
+]

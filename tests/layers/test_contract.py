@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import recurra
-from kinds import HIDDEN, INPUT, Kind, both_ways, each_kind, run
+from kinds import HIDDEN, INPUT, PEERS, Kind, both_ways, each_kind, run
 from recurra.layers.table import LAYERS
 from tools import close, masks
 
-PEERS = {"mingru": nn.GRU, "minlstm": nn.LSTM}
 BATCH, TIME = 3, 7
 each = pytest.mark.parametrize("name", list(LAYERS))
 layouts = pytest.mark.parametrize("batch_first", [False, True], ids=["TBI", "BTI"])
@@ -41,11 +40,11 @@ def _shapes(result: Any) -> Any:
 
 def _state(name: str, *shape: int) -> Any:
     h = torch.randn(shape)
-    return h if name == "mingru" else (h, torch.randn(shape))
+    return h if PEERS[name] is nn.GRU else (h, torch.randn(shape))
 
 
-def _cell(name: str, h_n: Any) -> Tensor:
-    return h_n if name == "mingru" else h_n[1]
+def _hidden(name: str, h_n: Any) -> Tensor:
+    return h_n if PEERS[name] is nn.GRU else h_n[0]
 
 
 @each
@@ -102,7 +101,7 @@ def test_packed(name: str, batch_first: bool, bidirectional: bool, enforce_sorte
     assert ends.equal(lengths)
     want, want_n = ours(x if batch_first else x.transpose(0, 1), hx, lengths=lengths)
     close(unpacked, want)
-    close(_cell(name, h_n), _cell(name, want_n))
+    close(_hidden(name, h_n), _hidden(name, want_n))
 
 
 @each
@@ -155,8 +154,8 @@ def test_dropout_acts_between_layers_while_training(name: str) -> None:
     last = rnn.layers[1](torch.zeros(BATCH, TIME, HIDDEN))[0]
     close(rnn(x)[0], last.transpose(0, 1))
     close(rnn.step(x[0])[0], last[:, 0])
-    close(run(rnn, x)[1][0], rnn.layers[0](x.transpose(0, 1))[1].h)
-    close(_cell(name, rnn.step(x[0])[1])[0], rnn.layers[0].step(x[0])[0])
+    close(run(rnn, x)[1][0], torch.cat(tuple(rnn.layers[0](x.transpose(0, 1))[1]), -1))
+    close(_hidden(name, rnn.step(x[0])[1])[0], rnn.layers[0].step(x[0])[0])
 
 
 @each
@@ -174,7 +173,8 @@ def test_one_layer_with_dropout_warns_as_torch_does(name: str) -> None:
 def test_empty(name: str, time: int, batch: int, bidirectional: bool) -> None:
     """No time (which nn.GRU refuses) leaves the state as it was."""
     rnn = LAYERS[name].module(INPUT, HIDDEN, 2, bidirectional=bidirectional)
-    x, h_0 = torch.randn(time, batch, INPUT, requires_grad=True), torch.randn(len(rnn.layers), batch, HIDDEN)
+    x = torch.randn(time, batch, INPUT, requires_grad=True)
+    h_0 = torch.randn(len(rnn.layers), batch, HIDDEN * len(rnn.STATE))
     out, h_n = run(rnn, x, h_0)
     assert out.shape == (time, batch, HIDDEN * (2 if bidirectional else 1))
     assert h_n.shape == h_0.shape
@@ -242,10 +242,10 @@ def test_states_of_another_kind(kind: Kind) -> None:
     rnn, x = kind.stack(1), torch.randn(BATCH, TIME, INPUT)
     h = torch.randn(1, BATCH, HIDDEN)
     for wrong in (h.long(), h.double(), h.to(torch.complex64), h.to("meta")):
-        with pytest.raises(ValueError, match=f"{rnn.STATE} must be like input, torch.float32 on cpu"):
+        with pytest.raises(ValueError, match=f"{rnn.STATE[0]} must be like input, torch.float32 on cpu"):
             run(rnn, x, wrong)
-        with pytest.raises(ValueError, match=f"{rnn.STATE} must be like input"):
-            rnn.step(x[:, 0], wrong if rnn.STATE == "hx" else (wrong, wrong))
+        with pytest.raises(ValueError, match=f"{rnn.STATE[0]} must be like input"):
+            rnn.step(x[:, 0], wrong if PEERS[kind.name] is nn.GRU else (wrong, wrong))
 
 
 def test_a_tensor_is_no_pair_and_a_pair_no_tensor() -> None:
@@ -355,9 +355,9 @@ def test_truncated_backpropagation(name: str) -> None:
 
 @each_kind
 def test_copies_and_checkpoints(kind: Kind) -> None:
-    rnn, x = kind.stack(bidirectional=True, learned_state=True), torch.randn(BATCH, TIME, INPUT)
+    rnn, x = kind.stack(bidirectional=True, **kind.learned), torch.randn(BATCH, TIME, INPUT)
     want = rnn(x)[0]
-    other = kind.stack(bidirectional=True, learned_state=True)
+    other = kind.stack(bidirectional=True, **kind.learned)
     assert not other(x)[0].equal(want)
     other.load_state_dict(rnn.state_dict())
     for copied in (other, copy.deepcopy(rnn), pickle.loads(pickle.dumps(rnn))):

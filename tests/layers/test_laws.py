@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinds import HIDDEN, INPUT, LAYERS_DEEP, Kind, both_ways, every_kind, run, step, truth
+from kinds import HIDDEN, INPUT, LAYERS_DEEP, Kind, both_ways, every_kind, run, start, step, truth
 from recurra import state
-from recurra.layers.linear_layer import LinearLayer
-from recurra.state import LinearState
 from tools import close, masks
 
 BATCH, TIME = 3, 7
@@ -34,7 +32,7 @@ def _segments(reset: Tensor) -> list[tuple[int, int]]:
 @every_kind
 def test_paper(kind: Kind) -> None:
     layer, x, h_0 = kind.layer(), _x(), torch.randn(BATCH, HIDDEN)
-    y, last = layer(x, LinearState(h_0))
+    y, last = layer(x, kind.state(h_0))
     want = truth(layer, x, h_0)
     close(y, want)
     close(last.h, want[:, -1])
@@ -43,7 +41,7 @@ def test_paper(kind: Kind) -> None:
 @every_kind
 def test_reverse(kind: Kind) -> None:
     layer, x, h_0 = kind.layer(reverse=True), _x(), torch.randn(BATCH, HIDDEN)
-    y, last = layer(x, LinearState(h_0))
+    y, last = layer(x, kind.state(h_0))
     want = truth(layer, x.flip(1), h_0)
     close(y, want.flip(1))
     close(last.h, want[:, -1])
@@ -126,14 +124,10 @@ def _piece(rnn: Any, x: Tensor, h_0: Tensor | None, first: bool, last: bool) -> 
     """A piece of a row alone: a given state enters the first piece forwards, the last one backwards."""
     if h_0 is None:
         return run(rnn, x)
-    fresh = torch.stack([_start(layer) for layer in rnn.layers])
+    starts = [start(layer) for layer in rnn.layers]
+    fresh = torch.stack([torch.zeros(HIDDEN) if p is None else p for p in starts])
     enters = torch.tensor([[last if layer.reverse else first] for layer in rnn.layers])
     return run(rnn, x, torch.where(enters, h_0, fresh))
-
-
-def _start(layer: LinearLayer) -> Tensor:
-    start = layer.learned_start()
-    return torch.zeros(HIDDEN) if start is None else start
 
 
 @every_kind
@@ -199,7 +193,7 @@ def test_state_survives_a_file(kind: Kind, tmp_path: Path) -> None:
 def test_bf16(kind: Kind) -> None:
     layer, x = kind.layer(dtype=torch.bfloat16), torch.randn(BATCH, 200, INPUT, dtype=torch.bfloat16)
     h_0 = torch.randn(BATCH, HIDDEN)
-    y, last = layer(x, LinearState(h_0))
+    y, last = layer(x, kind.state(h_0))
     assert (y.dtype, last.h.dtype) == (torch.bfloat16, torch.float32)
     close(y, truth(layer, x, h_0))
 

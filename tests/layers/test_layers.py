@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import recurra
-from kinds import EVERY, HIDDEN, INPUT, Kind, each_kind, every_kind, truth
+from kinds import EVERY, HIDDEN, INPUT, Kind, each_gated, each_kind, every_gated, every_kind, truth
 from recurra.layers import LAYERS, MinGRULayer, MinLSTMLayer
-from recurra.layers.linear_layer import LinearLayer
 from recurra.ops import native
 from recurra.state import LinearState
 from tools import TOLERANCE, close, rms
@@ -27,14 +26,14 @@ def test_table() -> None:
         assert isinstance(row.module(INPUT, HIDDEN).layers[0], row.layer)
 
 
-@every_kind
+@every_gated
 def test_options_reach_every_layer(kind: Kind) -> None:
     for layer in kind.stack(bidirectional=True, forget_bias=2.0).layers:
         for name, option in {**kind.options, "forget_bias": 2.0}.items():
             assert getattr(layer, name, layer.initial_state is not None) == option, name
 
 
-@each_kind
+@each_gated
 def test_drawn_as_linear(kind: Kind) -> None:
     torch.manual_seed(5)
     layer = LAYERS[kind.name].layer(50, 400)
@@ -59,7 +58,7 @@ def test_forget_bias(layer: Any, sign: int) -> None:
     assert (moved(x, h_0)[0] > plain(x, h_0)[0]).all()
 
 
-@every_kind
+@every_gated
 def test_learned_start(kind: Kind) -> None:
     layer, x = kind.layer(), torch.randn(2, 4, INPUT)
     if not kind.options["learned_state"]:
@@ -73,7 +72,7 @@ def test_learned_start(kind: Kind) -> None:
     close(layer.step(x[:, 0])[0], truth(layer, x, start)[:, 0])
 
 
-@each_kind
+@each_gated
 def test_learned_start_is_drawn_standard_normal(kind: Kind) -> None:
     p = LAYERS[kind.name].layer(INPUT, 10_000, learned_state=True).initial_state.detach()
     assert abs(p.mean().item()) < 0.05
@@ -83,19 +82,19 @@ def test_learned_start_is_drawn_standard_normal(kind: Kind) -> None:
 @each_kind
 def test_without_bias(kind: Kind) -> None:
     layer, x = kind.layer(bias=False), torch.randn(2, 4, INPUT)
-    assert [name for name, _ in layer.named_parameters()] == ["weight_ih"]
+    assert not any("bias" in name for name, _ in layer.named_parameters())
     close(layer(x)[0], truth(layer, x))
     close(layer.step(x[:, 0])[0], truth(layer, x)[:, 0])
 
 
-@each_kind
+@each_gated
 def test_repr_says_what_it_is(kind: Kind) -> None:
     said = repr(kind.layer(candidate="tanh", forget_bias=1.5, learned_state=True, reverse=True))
     for part in ("5, 6", "bias=True", "candidate='tanh'", "forget_bias=1.5", "learned_state=True"):
         assert part in said
 
 
-@each_kind
+@each_gated
 def test_wrong_options(kind: Kind) -> None:
     with pytest.raises(ValueError, match="candidate must be one of positive, linear, tanh, got 'relu'"):
         kind.layer(candidate="relu")
@@ -112,8 +111,8 @@ def test_wrong_inputs(kind: Kind) -> None:
         ((x.double(),), "x is torch.float64, the weights are torch.float32"),
         ((x.long(),), "x is torch.int64"),
         ((x.to("meta"),), "x is on meta, the weights on cpu"),
-        ((x, LinearState(torch.zeros(3, HIDDEN))), "state must be [2, 6]"),
-        ((x, LinearState(torch.zeros(2, HIDDEN, device="meta"))), "state is on meta"),
+        ((x, kind.state(torch.zeros(3, HIDDEN))), "state must be [2, 6]"),
+        ((x, kind.state(torch.zeros(2, HIDDEN, device="meta"))), "state is on meta"),
         ((x, None, torch.zeros(4, 2, dtype=torch.bool)), "reset must be torch.bool [batch, time] = [2, 4]"),
         ((x, None, torch.zeros(2, 4)), "reset must be torch.bool"),
         ((x, None, torch.zeros(2, 4, dtype=torch.bool, device="meta")), "reset is on meta"),
@@ -133,9 +132,9 @@ def test_wrong_steps(kind: Kind, graph: bool) -> None:
     wrong: list[tuple[tuple[Any, ...], str]] = [
         ((x_t[:, :4],), "x_t must be [batch, 5], got [2, 4]"),
         ((x_t.double(),), "x_t is torch.float64, the weights are torch.float32"),
-        ((x_t, LinearState(torch.zeros(1, HIDDEN))), "state must be [2, 6]"),
-        ((x_t, LinearState(torch.zeros(2, 1, HIDDEN))), "state must be [2, 6]"),
-        ((x_t, LinearState(torch.zeros(2, HIDDEN, device="meta"))), "state is on meta"),
+        ((x_t, kind.state(torch.zeros(1, HIDDEN))), "state must be [2, 6]"),
+        ((x_t, kind.state(torch.zeros(2, 1, HIDDEN))), "state must be [2, 6]"),
+        ((x_t, kind.state(torch.zeros(2, HIDDEN, device="meta"))), "state is on meta"),
     ]
     with torch.set_grad_enabled(graph):
         for args, said in wrong:
@@ -148,7 +147,7 @@ def test_wrong_steps(kind: Kind, graph: bool) -> None:
 def test_step_takes_any_layout(kind: Kind, dtype: torch.dtype) -> None:
     layer = kind.layer(dtype=dtype)
     x_t, h = torch.randn(3, INPUT, dtype=dtype), torch.randn(3, HIDDEN, dtype=dtype)
-    want, last = layer.step(x_t, LinearState(h))
+    want, last = layer.step(x_t, kind.state(h))
     assert (want.dtype, last.h.dtype) == (dtype, torch.promote_types(dtype, torch.float32))
     with torch.no_grad():
         for x, state in (
@@ -156,7 +155,7 @@ def test_step_takes_any_layout(kind: Kind, dtype: torch.dtype) -> None:
             (x_t, h.t().contiguous().t()),
             (x_t, h.to(last.h.dtype)),
         ):
-            y, after = layer.step(x, LinearState(state))
+            y, after = layer.step(x, kind.state(state))
             close(y, want)
             assert after.h.dtype == last.h.dtype
 
@@ -233,10 +232,10 @@ def test_any_shape_stride_and_dtype(
         assert rms(one, other) <= allowed
 
 
-def _results(layer: LinearLayer, x: Tensor, h_0: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+def _results(layer: Any, x: Tensor, h_0: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
     x, h_0 = x.detach().requires_grad_(), h_0.detach().requires_grad_()
-    y, state = layer(x, LinearState(h_0), *rest)
-    dx, dh = torch.autograd.grad(y.square().sum() + state.h.square().sum(), (x, h_0))
+    y, state = layer(x, layer.State(*[h_0 for _ in layer.State._fields]), *rest)
+    dx, dh = torch.autograd.grad(y.square().sum() + sum(s.square().sum() for s in state), (x, h_0))
     return y, state.h, dx, dh
 
 

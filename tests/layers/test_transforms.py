@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, stack_module_state, vmap
 
-from kinds import HIDDEN, INPUT, Kind, both_ways, each_kind, every_kind, run, step, truth
-from recurra.state import LinearState
+from kinds import HIDDEN, INPUT, Kind, both_ways, each_kind, every_kind, run, start, step, truth
 from tools import close, masks
 
 BATCH = 3
@@ -63,7 +62,7 @@ def test_compiles_with_inductor(kind: Kind) -> None:
 @each_kind
 @torch.no_grad()
 def test_step_compiles(kind: Kind) -> None:
-    rnn, x = kind.stack(2, learned_state=True), _x(4)
+    rnn, x = kind.stack(2, **kind.learned), _x(4)
     torch.compiler.reset()
     compiled = torch.compile(lambda x_t, h: step(rnn, x_t, h), backend="aot_eager", fullgraph=True)
     h = compiled_h = None
@@ -142,8 +141,8 @@ def test_second_derivatives(kind: Kind) -> None:
 
     def f(x: Tensor, h_0: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(names, parameters, strict=True))
-        y, last = functional_call(layer, values, (x, LinearState(h_0), reset, lengths))
-        return y, last.h
+        y, last = functional_call(layer, values, (x, kind.state(h_0), reset, lengths))
+        return y, *last
 
     inputs = [p.detach().requires_grad_() for p in (x, h_0, *layer.parameters())]
     assert torch.autograd.gradcheck(f, inputs, fast_mode=True)
@@ -176,8 +175,8 @@ def test_autocast(kind: Kind, bidirectional: bool) -> None:
 
 def truth_of(rnn: Any, x: Tensor) -> Tensor:
     layer = rnn.layers[0]
-    start = layer.learned_start()
-    return truth(layer, x, None if start is None else start.expand(BATCH, -1))
+    h = start(layer)
+    return truth(layer, x, None if h is None else h.expand(BATCH, -1))
 
 
 @each_kind

@@ -1,8 +1,20 @@
 """Recurrent layers, input -> hidden, one file a paper; `recurrent` stacks them under torch.nn's contract."""
 
+from recurra.layers.gru import GRU, GRULayer
+from recurra.layers.lstm import LSTM, LSTMLayer
 from recurra.layers.mingru import MinGRULayer
 from recurra.layers.minlstm import MinLSTMLayer
 from recurra.layers.recurrent import MinGRU, MinLSTM
 from recurra.layers.table import LAYERS
 
-__all__ = ["LAYERS", "MinGRU", "MinGRULayer", "MinLSTM", "MinLSTMLayer"]
+__all__ = [
+    "GRU",
+    "LAYERS",
+    "LSTM",
+    "GRULayer",
+    "LSTMLayer",
+    "MinGRU",
+    "MinGRULayer",
+    "MinLSTM",
+    "MinLSTMLayer",
+]

@@ -1,7 +1,7 @@
-"""`MinGRU` and `MinLSTM`: stacks of layers under the contract of nn.GRU and nn.LSTM."""
+"""Stacks of layers under the contract of nn.GRU and nn.LSTM; `MinGRU` and `MinLSTM` here."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from recurra.layers.linear_layer import LinearLayer, check_input
+from recurra.layers.linear_layer import check_input
 from recurra.layers.mingru import MinGRULayer
 from recurra.layers.minlstm import MinLSTMLayer
 from recurra.ops.linear import state_dtype
-from recurra.state import LinearState
 
 __all__ = ["MinGRU", "MinLSTM"]
 
 Sequence = Tensor | PackedSequence
+# What a layer carries, each part [layers * directions, batch, hidden].
+States = tuple[Tensor, ...]
 
 
 def _check_sizes(input_size: int, hidden_size: int, num_layers: int) -> None:
@@ -50,16 +51,17 @@ class Recurrent(nn.Module):
     """A stack of layers of one kind, the layout of nn.GRU outside and of the layers ([B, T, ...]) inside.
 
     `make(input_size, reverse=...)` builds one layer; `layers` holds them layer by layer, the forward
-    direction first, which is the order of h_0 and h_n.
+    direction first, which is the order of h_0 and h_n. Inside, a state is a tuple of such tensors, one
+    for each part of the layer's own `State`; STATE has their names.
     """
 
-    STATE: ClassVar[str] = "hx"
-    # A ModuleList of LinearLayer: torch's type forgets of what.
+    STATE: ClassVar[tuple[str, ...]] = ("hx",)
+    # A ModuleList of layers: torch's type forgets of what.
     layers: Any
 
     def __init__(
         self,
-        make: Callable[..., LinearLayer],
+        make: Callable[..., nn.Module],
         input_size: int,
         hidden_size: int,
         num_layers: int,
@@ -103,94 +105,112 @@ class Recurrent(nn.Module):
         """Between the layout of the user and [B, T, ...], without a copy."""
         return x if self.batch_first else x.transpose(0, 1)
 
-    def _check(self, x: Tensor, h_0: Tensor | None, reset: Tensor | None) -> None:
+    def _check(self, x: Tensor, hx: States | None, reset: Tensor | None) -> None:
         padded = ("batch", "time") if self.batch_first else ("time", "batch")
         axes = ("time",) if x.ndim == 2 else padded
         check_input("input", x, axes, self.layers[0].weight_ih)
-        if h_0 is not None:
+        if hx is not None:
             batch = tuple(n for axis, n in zip(axes, x.shape, strict=False) if axis == "batch")
-            self._check_state(h_0, x, batch)
+            self._check_states(hx, x, batch)
         if reset is not None and reset.shape != x.shape[:-1]:
             want = f"[{', '.join(axes)}] = {list(x.shape[:-1])}"
             raise ValueError(f"reset must be {want}, the layout of input, got {list(reset.shape)}")
 
-    def _check_state(self, h_0: Tensor, x: Tensor, batch: tuple[int, ...]) -> None:
-        if not isinstance(h_0, Tensor):
-            raise TypeError(f"{self.STATE} must be a tensor, got {type(h_0).__name__}")
+    def _check_states(self, hx: States, x: Tensor, batch: tuple[int, ...]) -> None:
+        for name, h in zip(self.STATE, hx, strict=True):
+            self._check_state(name, h, x, batch)
+
+    def _check_state(self, name: str, h: Tensor, x: Tensor, batch: tuple[int, ...]) -> None:
+        if not isinstance(h, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(h).__name__}")
         shape = (self.num_layers * (2 if self.bidirectional else 1), *batch, self.hidden_size)
-        if h_0.shape != shape:
+        if h.shape != shape:
             axes = "layers * directions, batch, hidden" if batch else "layers * directions, hidden"
-            raise ValueError(f"{self.STATE} must be [{axes}] = {list(shape)}, got {list(h_0.shape)}")
-        known = h_0.dtype == x.dtype or h_0.dtype == state_dtype(x.dtype)
-        if not known or h_0.device != x.device:
-            want, got = f"{x.dtype} on {x.device}", f"{h_0.dtype} on {h_0.device}"
-            raise ValueError(f"{self.STATE} must be like input, {want}, got {got}")
+            raise ValueError(f"{name} must be [{axes}] = {list(shape)}, got {list(h.shape)}")
+        known = h.dtype == x.dtype or h.dtype == state_dtype(x.dtype)
+        if not known or h.device != x.device:
+            want, got = f"{x.dtype} on {x.device}", f"{h.dtype} on {h.device}"
+            raise ValueError(f"{name} must be like input, {want}, got {got}")
 
     def _run(
-        self, x: Sequence, h_0: Tensor | None, lengths: Tensor | None, reset: Tensor | None
-    ) -> tuple[Sequence, Tensor]:
+        self, x: Sequence, hx: States | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Sequence, States]:
         if isinstance(x, PackedSequence):
-            return self._run_packed(x, h_0, lengths, reset)
-        self._check(x, h_0, reset)
+            return self._run_packed(x, hx, lengths, reset)
+        self._check(x, hx, reset)
         if x.ndim == 3:
-            return self._stack(x, h_0, lengths, reset)
+            return self._stack(x, hx, lengths, reset)
         dim = 0 if self.batch_first else 1
-        out, h_n = self._stack(
+        out, ends = self._stack(
             x.unsqueeze(dim),
-            None if h_0 is None else h_0.unsqueeze(1),
+            None if hx is None else tuple(h.unsqueeze(1) for h in hx),
             None if lengths is None else lengths.unsqueeze(0),
             None if reset is None else reset.unsqueeze(dim),
         )
-        return out.squeeze(dim), h_n.squeeze(1)
+        return out.squeeze(dim), tuple(end.squeeze(1) for end in ends)
 
     def _run_packed(
-        self, packed: PackedSequence, h_0: Tensor | None, lengths: Tensor | None, reset: Tensor | None
-    ) -> tuple[PackedSequence, Tensor]:
-        """Padded in the packed order, longest first; h_0 and h_n are in the order of the user."""
+        self, packed: PackedSequence, hx: States | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[PackedSequence, States]:
+        """Padded in the packed order, longest first; hx and the last state are in the order of the user."""
         if lengths is not None or reset is not None:
             raise ValueError("lengths and reset go with a padded input, and this one is a PackedSequence")
         data, sizes, order, back = packed
-        if h_0 is not None:
-            self._check_state(h_0, data, (int(sizes[0]),))
-            h_0 = h_0 if order is None else h_0.index_select(1, order)
-        x, ends = pad_packed_sequence(PackedSequence(data, sizes), self.batch_first)
+        if hx is not None:
+            self._check_states(hx, data, (int(sizes[0]),))
+            hx = _select(hx, order)
+        x, steps = pad_packed_sequence(PackedSequence(data, sizes), self.batch_first)
         self._check(x, None, None)
-        out, h_n = self._stack(x, h_0, ends, None)
-        rows = pack_padded_sequence(out, ends, self.batch_first).data
-        return PackedSequence(rows, sizes, order, back), h_n if back is None else h_n.index_select(1, back)
+        out, ends = self._stack(x, hx, steps, None)
+        rows = pack_padded_sequence(out, steps, self.batch_first).data
+        return PackedSequence(rows, sizes, order, back), _select(ends, back)
 
     def _stack(
-        self, x: Tensor, h_0: Tensor | None, lengths: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, hx: States | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, States]:
         directions = 2 if self.bidirectional else 1
         reset = None if reset is None else self._swap(reset)
-        ends: list[Tensor] = []
+        states = self._apart(hx)
+        ends: list[Any] = []
         for depth in range(self.num_layers):
             x = drop(x, self.dropout, self.training) if depth and self.dropout else x
             ys = []
             for i in range(depth * directions, (depth + 1) * directions):
-                state = None if h_0 is None else LinearState(h_0[i])
-                y, end = self.layers[i](self._swap(x), state, reset, lengths)
+                y, end = self.layers[i](self._swap(x), states[i], reset, lengths)
                 ys.append(self._swap(y))
-                ends.append(end.h)
+                ends.append(end)
             x = ys[0] if directions == 1 else torch.cat(ys, -1)
-        return x.contiguous(), torch.stack(ends)
+        return x.contiguous(), _together(ends)
 
-    def _step(self, x_t: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.bidirectional:
-            raise ValueError("bidirectional=True reads the sequence from both ends: it has no step")
-        states: Iterable[LinearState | None] = [None] * self.num_layers
-        if h is not None:
-            self._check_state(h, x_t, x_t.shape[:1])
-            states = map(LinearState, h.unbind(0))
+    def _apart(self, hx: States | None) -> list[Any]:
+        """The state of every layer."""
         # Past the attribute lookup of nn.Module, half a microsecond.
         layers: Any = self._modules["layers"]
-        ends: list[Tensor] = []
-        for layer, state in zip(layers, states, strict=True):
+        if hx is None:
+            return [None] * len(layers)
+        return [layers[0].State(*parts) for parts in zip(*[h.unbind(0) for h in hx], strict=True)]
+
+    def _step(self, x_t: Tensor, hx: States | None) -> tuple[Tensor, States]:
+        if self.bidirectional:
+            raise ValueError("bidirectional=True reads the sequence from both ends: it has no step")
+        if hx is not None:
+            self._check_states(hx, x_t, x_t.shape[:1])
+        layers: Any = self._modules["layers"]
+        ends: list[Any] = []
+        for layer, state in zip(layers, self._apart(hx), strict=True):
             x_t = drop(x_t, self.dropout, self.training) if ends and self.dropout else x_t
             x_t, end = layer.step(x_t, state)
-            ends.append(end.h)
-        return x_t, torch.stack(ends)
+            ends.append(end)
+        return x_t, _together(ends)
+
+
+def _together(ends: list[Any]) -> States:
+    """The states of all layers, part by part."""
+    return tuple([torch.stack(parts) for parts in zip(*ends, strict=True)])
+
+
+def _select(hx: States, rows: Tensor | None) -> States:
+    return hx if rows is None else tuple(h.index_select(1, rows) for h in hx)
 
 
 class MinGRU(Recurrent):
@@ -241,11 +261,13 @@ class MinGRU(Recurrent):
         reset: Tensor | None = None,
     ) -> tuple[Sequence, Tensor]:
         """(output, h_n)."""
-        return self._run(input, hx, lengths, reset)
+        out, (h_n,) = self._run(input, None if hx is None else (hx,), lengths, reset)
+        return out, h_n
 
     def step(self, x_t: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(h_t of the last layer [B, H], h_n) from x_t [B, I]. Raises ValueError if bidirectional."""
-        return self._step(x_t, hx)
+        y, (h_n,) = self._step(x_t, None if hx is None else (hx,))
+        return y, h_n
 
 
 class MinLSTM(Recurrent):
@@ -256,7 +278,7 @@ class MinLSTM(Recurrent):
     Raises TypeError where hx is no pair: a tensor would be unpacked along its layers.
     """
 
-    STATE: ClassVar[str] = "c_0"
+    STATE: ClassVar[tuple[str, ...]] = ("c_0",)
 
     def __init__(  # noqa: PLR0913 - the signature of torch.nn, and what the paper adds
         self,
@@ -297,19 +319,21 @@ class MinLSTM(Recurrent):
         reset: Tensor | None = None,
     ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
         """(output, (h_n, c_n))."""
-        out, c_n = self._run(input, _cell(hx), lengths, reset)
+        pair = pair_of(hx)
+        out, (c_n,) = self._run(input, None if pair is None else pair[1:], lengths, reset)
         return out, (c_n, c_n)
 
     def step(
         self, x_t: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(h_t of the last layer [B, H], (h_n, c_n)) from x_t [B, I]. Raises ValueError if bidirectional."""
-        y, c_n = self._step(x_t, _cell(hx))
+        pair = pair_of(hx)
+        y, (c_n,) = self._step(x_t, None if pair is None else pair[1:])
         return y, (c_n, c_n)
 
 
-def _cell(hx: Any) -> Tensor | None:
-    """c_0 of (h_0, c_0)."""
+def pair_of(hx: Any) -> States | None:
+    """(h_0, c_0), checked to be that."""
     if hx is None:
         return None
     if not isinstance(hx, tuple | list) or len(hx) != 2:
@@ -319,4 +343,4 @@ def _cell(hx: Any) -> Tensor | None:
     c_0: Tensor = hx[1]
     if h_0.shape != c_0.shape:
         raise ValueError(f"h_0 {list(h_0.shape)} and c_0 {list(c_0.shape)} must have one shape")
-    return c_0
+    return h_0, c_0

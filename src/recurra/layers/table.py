@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
-from recurra.layers.linear_layer import LinearLayer
+from torch import nn
+
+from recurra.layers.gru import GRU, GRULayer
+from recurra.layers.lstm import LSTM, LSTMLayer
 from recurra.layers.mingru import MinGRULayer
 from recurra.layers.minlstm import MinLSTMLayer
 from recurra.layers.recurrent import MinGRU, MinLSTM, Recurrent
@@ -13,7 +16,7 @@ __all__ = ["LAYERS", "Row"]
 class Row(NamedTuple):
     """One layer, its stack under torch.nn's contract, its products an input, and where it comes from."""
 
-    layer: type[LinearLayer]
+    layer: type[nn.Module]
     module: type[Recurrent]
     parts: int
     paper: str
@@ -22,4 +25,6 @@ class Row(NamedTuple):
 LAYERS: dict[str, Row] = {
     "mingru": Row(MinGRULayer, MinGRU, 2, "arXiv 2410.01201, section 3.1"),
     "minlstm": Row(MinLSTMLayer, MinLSTM, 3, "arXiv 2410.01201, section 3.2"),
+    "gru": Row(GRULayer, GRU, 3, "arXiv 1406.1078, equations 5 to 8"),
+    "lstm": Row(LSTMLayer, LSTM, 4, "Gers et al., 2000 (doi 10.1162/089976600300015015)"),
 }
