@@ -38,6 +38,20 @@ BLOCKS: dict[str, Row] = {
         "h = (f h + i g(k)) / (f + i)",
         "arXiv 2410.01201, section 3.2",
     ),
+    "gru": Row(
+        MinRNNConfig,
+        MinRNNBlock,
+        {"layer": "gru"},
+        "h = (1 - z) n + z h, all gates of x and h",
+        "arXiv 1406.1078, equations 5 to 8",
+    ),
+    "lstm": Row(
+        MinRNNConfig,
+        MinRNNBlock,
+        {"layer": "lstm"},
+        "c = f c + i g, h = o tanh(c), all gates of x and h",
+        "Gers et al., 2000 (doi 10.1162/089976600300015015)",
+    ),
 }
 
 
