@@ -9,7 +9,9 @@ import recurra
 
 
 def test_exported_names() -> None:
-    assert recurra.__all__ == ["MinGRU", "MinLSTM", "__version__", "ops", "show_config", "state"]
+    layers = ["GRU", "LSTM", "MinGRU", "MinLSTM"]
+    rest = ["__version__", "language_model", "models", "ops", "show_config", "state"]
+    assert recurra.__all__ == [*layers, *rest]
     for name in recurra.__all__:
         assert hasattr(recurra, name)
 

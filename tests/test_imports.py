@@ -13,7 +13,7 @@ ROOMS = (
     *("state", "ops", "parts", "layers", "blocks", "models", "tasks", "config", "recurra"),
     *("train", "papers", "bench", "interp", "export", "cli"),
 )
-HOMES = {"triton": "ops/kernels", "typer": "cli"}
+HOMES = {"tokenizers": "models", "triton": "ops/kernels", "typer": "cli"}
 
 
 def modules() -> Iterator[tuple[str, str]]:

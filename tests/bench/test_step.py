@@ -16,8 +16,8 @@ def test_step_leaves_csv_and_record(tmp_path, monkeypatch, read, capsys):
     monkeypatch.setattr(step, "WIDTH", 16)
     bench.step(repeats=1, out=tmp_path)
     rows = read(tmp_path / "step.csv")
-    assert [row["width"] for row in rows] == ["16"] * 10 + ["32"] * 10
-    assert rows[0]["contender"] == "recurra.MinGRU.step"
+    assert [row["width"] for row in rows] == ["16"] * 12 + ["32"] * 12
+    assert rows[0]["contender"] == "MinGRULayer.step"
     assert rows[0]["weight_bytes"] == str(4 * (2 * 16 * 16 + 2 * 16))
     assert rows[1]["contender"].startswith("read: ")
     assert float(rows[1]["over_read"]) == 1

@@ -9,6 +9,8 @@ from torch import nn
 import recurra
 from recurra.bench.report import Row
 from recurra.bench.timing import interleave
+from recurra.layers import MinGRULayer
+from recurra.state import LinearState
 
 WIDTH, SMALL, BLOCK = 512, 32, 20
 COLUMNS = ("width", "contender", "weight_bytes", "repeats", "median_us", "q1_us", "q3_us", "over_read")
@@ -53,7 +55,9 @@ def steppers(width: int) -> dict[str, tuple[nn.Module, Callable[[], object]]]:
     x, h = torch.randn(1, width), torch.zeros(1, 1, width)
     mingru, minlstm = recurra.MinGRU(width, width), recurra.MinLSTM(width, width)
     cell, gru, lstm = nn.GRUCell(width, width), nn.GRU(width, width), nn.LSTM(width, width)
+    layer, state = MinGRULayer(width, width), LinearState(h[0])
     return {
+        "MinGRULayer.step": (layer, lambda: layer.step(x, state)),
         "recurra.MinGRU.step": (mingru, lambda: mingru.step(x, h)),
         "recurra.MinLSTM.step": (minlstm, lambda: minlstm.step(x, (h, h))),
         "nn.GRUCell": (cell, lambda: cell(x, h[0])),

@@ -205,7 +205,9 @@ class Recurrent(nn.Module):
 
 
 def _together(ends: list[Any]) -> States:
-    """The states of all layers, part by part."""
+    """The states of all layers, part by part; a stack of one is a view, which a single step notices."""
+    if len(ends) == 1:
+        return tuple([part.unsqueeze(0) for part in ends[0]])
     return tuple([torch.stack(parts) for parts in zip(*ends, strict=True)])
 
 
