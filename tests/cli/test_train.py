@@ -285,3 +285,13 @@ def test_a_full_disk_harms_nothing(trained, tmp_path):
     assert {p.name: p.read_bytes() for p in checkpoint.last(run).iterdir()} == before
     assert json.loads(before["training.json"])["position"]["step"] == 4
     assert not list(run.glob(".draft-*"))
+
+
+def test_an_interrupted_run_says_how_to_go_on(command, trained, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recurra.train.loop._Loop.advance", interrupted)
+    code, _, err = command("train", trained / "prose.txt", *SMALL, "--out", tmp_path / "run")
+    assert code == 130
+    assert "--resume auto" in err

@@ -46,13 +46,13 @@ def config() -> None:
 def run() -> int:
     """Parse sys.argv and call the verb; the exit code."""
     try:
-        return app(prog_name="recurra", standalone_mode=False) or 0
+        code = app(prog_name="recurra", standalone_mode=False) or 0
     except WrongUse as e:
         print(f"recurra: {e.format_message()} (see recurra --help)", file=sys.stderr)
         return 2
-    except typer.Abort:
-        print("\nrecurra: stopped; a run goes on with train --resume auto", file=sys.stderr)
-        return 130
     except FAULTS as e:
         print(f"recurra: {e}", file=sys.stderr)
         return 1
+    if code == 130:  # Ctrl-C
+        print("\nrecurra: stopped; a training run goes on with --resume auto", file=sys.stderr)
+    return int(code)

@@ -10,41 +10,40 @@ from recurra.tasks.writing import distance, repetition, valid_words, words
 
 __all__ = ["sheet"]
 
-PROMPT = 64
-LEXICON = 1 << 22
+PROMPT, SHOWN = 64, 4
+# Tokens of the training text that written text is held against.
+SEEN = 1 << 22
 
 
-def sheet(model: Any, data: Text, count: int = 4, length: int = 512, temperature: float = 0.8) -> str:
+def sheet(model: Any, data: Text, count: int = 32, length: int = 512, temperature: float = 0.8) -> str:
     """Held-out text beside what the model writes from the same beginnings, and what sets them apart."""
-    length = min(length, (len(data.valid) - PROMPT) // (count + 1))
+    length = min(length, (len(data.valid) - PROMPT) // (2 * count))
     if length < 1:
         raise ValueError(f"the held-out text has only {len(data.valid)} tokens, too few to compare with")
-    starts = np.linspace(0, len(data.valid) - PROMPT - length, count + 1).astype(int)
     text = data.vocabulary.decode
-    prompts = [data.valid[s : s + PROMPT].tolist() for s in starts[:count]]
-    real = [text(data.valid[s + PROMPT : s + PROMPT + length].tolist()) for s in starts]
+    starts = np.linspace(0, len(data.valid) - PROMPT - length, 2 * count).astype(int)
+    prompts = [data.valid[s : s + PROMPT].tolist() for s in starts[::2]]
+    passages = [text(data.valid[s + PROMPT : s + PROMPT + length].tolist()) for s in starts]
+    real, other = passages[::2], passages[1::2]
     written = write(model.generate(prompts, length, temperature=temperature, seed=0), data.vocabulary)
-    known = set(words(text(data.train[:LEXICON].tolist())))
-    rows = [
-        _row("written", "".join(written), real[:count], known),
-        _row("real", real[-1], real[:count], known),
-    ]
-    parts = [_part(text(p), r, w) for p, r, w in zip(prompts, real[:count], written, strict=True)]
+    seen = text(data.train[:SEEN].tolist())
+    rows = [_row("written", "".join(written), seen), _row("real", "".join(other), seen)]
+    parts = [_part(text(p), r, w) for p, r, w in zip(prompts, real, written, strict=True)][:SHOWN]
     return "\n".join([HEAD, *rows, "", *parts])
 
 
 HEAD = """# What the model writes, beside the real text
 
 Words are known where the training text has them; repeated are runs of four words that came before; the
-distance is the total variation of character trigrams from the real passages below (the row `real` is
-another real passage).
+distance is the total variation of pairs of characters from the training text. The row `real` is as much
+held-out text.
 
 | text | known words | repeated | distance |
 |---|---|---|---|"""
 
 
-def _row(name: str, text: str, real: list[str], known: set[str]) -> str:
-    values = valid_words(text, known), repetition(text), distance(text, "".join(real))
+def _row(name: str, text: str, seen: str) -> str:
+    values = valid_words(text, set(words(seen))), repetition(text), distance(text, seen, n=2)
     return f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |"
 
 
