@@ -11,7 +11,13 @@ from recurra.ops.project import product
 __all__ = ["show_config"]
 
 # Each optional extra and the module that tells whether it is there.
-EXTRAS = {"cli": "typer", "bench": "matplotlib", "test": "pytest"}
+EXTRAS = {
+    "cli": "typer",
+    "bench": "matplotlib",
+    "train": "lightning_fabric",
+    "bpe": "tokenizers",
+    "test": "pytest",
+}
 
 
 def show_config() -> None:
