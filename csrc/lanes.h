@@ -256,6 +256,16 @@ inline void each_register(i64 width, F f) {
   if (width % P::lanes) f(whole, whole * P::lanes, Part{width % P::lanes});
 }
 
+// The same for work that may be done twice, as channel by channel work may: the last register starts so
+// early that it is whole. Only widths below one register have a part.
+template <class P, class F>
+inline void each_window(i64 width, F f) {
+  const i64 whole = width / P::lanes, rest = width % P::lanes;
+  for (i64 v = 0; v < whole; ++v) f(v, v * P::lanes, Whole{});
+  if (rest && whole) f(whole, width - P::lanes, Whole{});
+  if (rest && !whole) f(0, 0, Part{rest});
+}
+
 // ------------------------------------------------------------------------------------ work
 
 template <class A>

@@ -180,34 +180,34 @@ struct Loop {
 
   void forward() const {
     V h[kRegisters];
-    each_register<P>(width, [&](i64 v, i64 c, auto n) { h[v] = load<State>(state(s.h_0) + c, n); });
+    each_window<P>(width, [&](i64 v, i64 c, auto n) { h[v] = load<State>(state(s.h_0) + c, n); });
     for (i64 k = 0; k < length; ++k) {
       const i64 t = time(k);
       const bool forget = cut(t);
       const Element* x[G::inputs];
       for (int i = 0; i < G::inputs; ++i) x[i] = row(s.x[i], t);
       Element* y = row(s.y, t);
-      each_register<P>(width, [&](i64 v, i64 c, auto n) {
+      each_window<P>(width, [&](i64 v, i64 c, auto n) {
         V in[G::inputs];
         for (int i = 0; i < G::inputs; ++i) in[i] = load<P>(x[i] + c, n);
         h[v] = G::forward(in, forget ? V{} : h[v]);
         store<P>(y + c, h[v], n);
       });
     }
-    each_register<P>(width, [&](i64 v, i64 c, auto n) { store<State>(state(s.h_n) + c, h[v], n); });
+    each_window<P>(width, [&](i64 v, i64 c, auto n) { store<State>(state(s.h_n) + c, h[v], n); });
     clear_padding(s.y);
   }
 
   void backward() const {
     V g[kRegisters];
-    each_register<P>(width, [&](i64 v, i64 c, auto n) { g[v] = load<State>(state(s.dh_n) + c, n); });
+    each_window<P>(width, [&](i64 v, i64 c, auto n) { g[v] = load<State>(state(s.dh_n) + c, n); });
     for (i64 k = length - 1; k >= 0; --k) {
       const i64 t = time(k);
       const bool forget = cut(t);
       const Element *x[G::inputs], *dy = row(s.dy, t), *before = k ? row(s.y, time(k - 1)) : nullptr;
       Element* dx[G::inputs];
       for (int i = 0; i < G::inputs; ++i) x[i] = row(s.x[i], t), dx[i] = row(s.dx[i], t);
-      each_register<P>(width, [&](i64 v, i64 c, auto n) {
+      each_window<P>(width, [&](i64 v, i64 c, auto n) {
         V in[G::inputs], d[G::inputs], h{};
         if (!forget) h = before ? load<P>(before + c, n) : load<State>(state(s.h_0) + c, n);
         for (int i = 0; i < G::inputs; ++i) in[i] = load<P>(x[i] + c, n);
@@ -217,7 +217,7 @@ struct Loop {
         for (int i = 0; i < G::inputs; ++i) store<P>(dx[i] + c, d[i], n);
       });
     }
-    each_register<P>(width, [&](i64 v, i64 c, auto n) { store<State>(state(s.dh_0) + c, g[v], n); });
+    each_window<P>(width, [&](i64 v, i64 c, auto n) { store<State>(state(s.dh_0) + c, g[v], n); });
     for (int i = 0; i < G::inputs; ++i) clear_padding(s.dx[i]);
   }
 };
