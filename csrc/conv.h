@@ -49,7 +49,7 @@ struct ConvLoop {
     for (i64 t = 0; t < length; ++t) {
       if (cut(t)) begin = t;
       const i64 from = most(begin, t - history);
-      each_window<P>(width, [&](i64, i64 c, auto n) {
+      each_register<P>(width, [&](i64, i64 c, auto n) {
         V sum = s.bias ? load<State>(shared(s.bias, 0) + c, n) : V{};
         for (i64 u = from; u <= t; ++u) sum += load<State>(shared(s.weight, u - t + history) + c, n) * input(u, c, n);
         store<P>(row(s.y, t) + c, sum, n);
@@ -57,7 +57,7 @@ struct ConvLoop {
     }
     for (i64 i = 0; i < history; ++i) {
       const i64 u = length - history + i;
-      each_window<P>(width, [&](i64, i64 c, auto n) {
+      each_register<P>(width, [&](i64, i64 c, auto n) {
         store<State>(row(s.state_n, history, i) + c, u < begin ? V{} : input(u, c, n), n);
       });
     }
@@ -65,12 +65,12 @@ struct ConvLoop {
   }
 
   void backward() const {
-    V dweight[kMaxTaps][kRegisters] = {}, dbias[kRegisters] = {};
+    V dweight[kMaxTaps][kRegisters + 1] = {}, dbias[kRegisters + 1] = {};
     i64 end = length;  // the step before which u is forgotten
     bool kept = true;  // u is still remembered when the row ends
     for (i64 u = length - 1; u >= -history; --u) {
       const i64 to = least(end, u + s.taps), saved = u - (length - history);
-      each_window<P>(width, [&](i64 v, i64 c, auto n) {
+      each_register<P>(width, [&](i64 v, i64 c, auto n) {
         V sum = kept && saved >= 0 ? load<State>(row(s.dstate_n, history, saved) + c, n) : V{};
         const V in = input(u, c, n);
         for (i64 t = most<i64>(u, 0); t < to; ++t) {
@@ -85,7 +85,7 @@ struct ConvLoop {
       });
       if (cut(u)) end = u, kept = false;
     }
-    each_window<P>(width, [&](i64 v, i64 c, auto n) {
+    each_register<P>(width, [&](i64 v, i64 c, auto n) {
       for (i64 j = 0; j < s.taps; ++j) store<State>(row(s.dweight, s.taps, j) + c, dweight[j][v], n);
       store<State>(row(s.dbias, 1, 0) + c, dbias[v], n);
     });

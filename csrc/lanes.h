@@ -289,16 +289,17 @@ inline void parallel(i64 tasks, i64 threads, F f) {
 
 // Rows of the batch times strips of channels: f(row, first channel, channels). Strips are as wide as a
 // strip's state allows, so that memory is read in order, and narrower only where rows are too few to
-// keep the threads busy. No result depends on the cut: channels never meet.
+// keep the threads busy. The last strip takes what is left of a register. No result depends on the cut:
+// channels never meet, and a ragged end is computed in the same way wherever its strip begins.
 template <class P, int kRegisters, class F>
 inline void each_strip(i64 batch, i64 width, i64 threads, F f) {
-  const i64 registers = (width + P::lanes - 1) / P::lanes;
+  const i64 registers = most<i64>(1, width / P::lanes);
   const i64 wanted = threads == 1 ? 1 : (4 * threads + batch - 1) / batch;
   const i64 strip = most<i64>(1, least<i64>(kRegisters, (registers + wanted - 1) / wanted)) * P::lanes;
-  const i64 strips = (width + strip - 1) / strip;
+  const i64 strips = (registers * P::lanes + strip - 1) / strip;
   parallel(batch * strips, threads, [&](i64 task) {
     const i64 first = task % strips * strip;
-    f(task / strips, first, least(strip, width - first));
+    f(task / strips, first, task % strips == strips - 1 ? width - first : strip);
   });
 }
 

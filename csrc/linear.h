@@ -148,7 +148,7 @@ struct Loop {
   using V = typename P::V;
   using Element = typename P::Element;
   using State = typename P::State;
-  static constexpr int kRegisters = 32;  // of state in a strip: 2 KiB at most, well inside L1
+  static constexpr int kRegisters = 32;  // in a strip, and one more in the last: 2 KiB, well inside L1
 
   const Scan& s;
   const i64 b, first, width, length;
@@ -179,7 +179,7 @@ struct Loop {
   }
 
   void forward() const {
-    V h[kRegisters];
+    V h[kRegisters + 1];
     each_window<P>(width, [&](i64 v, i64 c, auto n) { h[v] = load<State>(state(s.h_0) + c, n); });
     for (i64 k = 0; k < length; ++k) {
       const i64 t = time(k);
@@ -199,7 +199,7 @@ struct Loop {
   }
 
   void backward() const {
-    V g[kRegisters];
+    V g[kRegisters + 1];
     each_window<P>(width, [&](i64 v, i64 c, auto n) { g[v] = load<State>(state(s.dh_n) + c, n); });
     for (i64 k = length - 1; k >= 0; --k) {
       const i64 t = time(k);
