@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recurra.layers.linear_layer import LinearLayer
-from recurra.ops.gated import minlstm
+from recurra.ops.gated import minlstm, minlstm_fusion
 from recurra.state import LinearState
 
 __all__ = ["MinLSTMLayer"]
@@ -52,7 +52,7 @@ class MinLSTMLayer(LinearLayer):
 
     @property
     def fusion(self) -> str:
-        return f"minlstm{'' if self.normalized else '_unnormalized'}_{self.candidate}"
+        return minlstm_fusion(self.candidate, self.normalized)
 
     def recurrence(
         self, fused: Tensor, state: LinearState | None, reset: Tensor | None, lengths: Tensor | None

@@ -60,22 +60,6 @@ def minlstm_gates(
     return d.sigmoid(), (-d).sigmoid() * c
 
 
-def mingru_step(gates: Tensor, state: LinearState, candidate: str = "positive") -> tuple[Tensor, LinearState]:
-    """h_t = (1 - z_t) h_{t-1} + z_t c_t: the definition."""
-    a, b = mingru_gates(gates, candidate)
-    h = a * state.h + b
-    return h.to(gates.dtype), LinearState(h)
-
-
-def minlstm_step(
-    gates: Tensor, state: LinearState, candidate: str = "positive", normalized: bool = True
-) -> tuple[Tensor, LinearState]:
-    """h_t = f_t h_{t-1} + i_t c_t: the definition."""
-    a, b = minlstm_gates(gates, candidate, normalized)
-    h = a * state.h + b
-    return h.to(gates.dtype), LinearState(h)
-
-
 class Fusion(NamedTuple):
     """A row of gates: how many parts the fused tensor has, and what they are in plain torch."""
 
@@ -92,6 +76,30 @@ FUSIONS: dict[str, Fusion] = {
         ("minlstm_unnormalized", 3, partial(minlstm_gates, normalized=False)),
     )
 }
+
+
+def minlstm_fusion(candidate: str, normalized: bool) -> str:
+    """The row of FUSIONS that this kind of minLSTM is."""
+    return f"minlstm_{candidate}" if normalized else f"minlstm_unnormalized_{candidate}"
+
+
+def gated_step(gates: Tensor, state: LinearState, fusion: str) -> tuple[Tensor, LinearState]:
+    """One step h_t = a_t h_{t-1} + b_t from gates [B, parts * D]: the definition."""
+    a, b = FUSIONS[fusion].gates(gates)
+    h = a * state.h + b
+    return h.to(gates.dtype), LinearState(h)
+
+
+def mingru_step(gates: Tensor, state: LinearState, candidate: str = "positive") -> tuple[Tensor, LinearState]:
+    """h_t = (1 - z_t) h_{t-1} + z_t c_t: `gated_step` by the name of its equation."""
+    return gated_step(gates, state, f"mingru_{candidate}")
+
+
+def minlstm_step(
+    gates: Tensor, state: LinearState, candidate: str = "positive", normalized: bool = True
+) -> tuple[Tensor, LinearState]:
+    """h_t = f_t h_{t-1} + i_t c_t: `gated_step` by the name of its equation."""
+    return gated_step(gates, state, minlstm_fusion(candidate, normalized))
 
 
 def gated_open(
@@ -201,13 +209,6 @@ def _gated(
     return y, LinearState(h_n)
 
 
-def gated_step(gates: Tensor, state: LinearState, fusion: str) -> tuple[Tensor, LinearState]:
-    """One step from gates [B, parts * D]: the definition."""
-    a, b = FUSIONS[fusion].gates(gates)
-    h = a * state.h + b
-    return h.to(gates.dtype), LinearState(h)
-
-
 def layer_step(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: LinearState, fusion: str
 ) -> tuple[Tensor, LinearState]:
@@ -264,5 +265,5 @@ def minlstm(
     gates [B, T, 3D] = [k, phi, iota]; normalized: f' = f/(f+i), i' = i/(f+i), else f' = f, i' = i.
     The rest as `mingru`.
     """
-    cell = "minlstm" if normalized else "minlstm_unnormalized"
-    return _gated(gates, state, reset, lengths, f"{cell}_{_known(candidate)}", reverse)
+    fusion = minlstm_fusion(_known(candidate), normalized)
+    return _gated(gates, state, reset, lengths, fusion, reverse)
