@@ -1,4 +1,4 @@
-// The C ABI: what a call passes. Every field has 8 bytes; recurra/ops/native.py packs them in this order.
+// The C ABI: what a call passes. Every field has 8 bytes; recurra/ops/native packs them in this order.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ops.recurrences import NATIVE, ROWS, Case, compiled, drawn_truth, pairings, results
 from recurra import ops
 from recurra.ops import native
+from recurra.ops.native import library
 from tools import close
 
 REAL = (torch.float32, torch.float64, torch.bfloat16)
@@ -76,14 +77,14 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """The library as if nothing had been loaded yet."""
 
     def forget() -> None:
-        native._library.cache_clear()
-        native._loaded.cache_clear()
+        library.find.cache_clear()
+        library._loaded.cache_clear()
 
     forget()
     yield monkeypatch
     monkeypatch.undo()
     forget()
-    native._library()
+    library.find()
 
 
 @NATIVE
@@ -91,7 +92,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def test_the_environment_chooses(fresh: pytest.MonkeyPatch, level: str) -> None:
     best = native.level()
     fresh.setenv("RECURRA_ISA", level)
-    native._library.cache_clear()
+    library.find.cache_clear()
     assert native.level() == min(level, best, key=native.LEVELS.index)
 
 

@@ -36,7 +36,7 @@ def same_bits(f: Callable[[], tuple[Tensor, ...]]) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("name", ["linear", "linear complex", "mingru positive", "minlstm tanh"])
 def test_recurrences(name: str, case: Case) -> None:
-    assert case.batch * case.time * case.width >= native._PARALLEL
+    assert case.batch * case.time * case.width >= native.PARALLEL
     for dtype in ROWS[name].dtypes:
         drawn = draw(ROWS[name], case, dtype)
         same_bits(lambda d=drawn: tuple(results(compiled, ROWS[name], d, case.reverse).values()))

@@ -204,7 +204,7 @@ def test_threads_change_no_bit(cell: str, batch: int) -> None:
     """Enough of it to be shared out: rows that go together with others elsewhere."""
     case = Case(9, 70, "both", batch=batch)
     drawn, runs = _draw(cell, case, torch.float32), []
-    assert drawn.inputs[0].numel() * case.width // 8 >= native._PARALLEL
+    assert drawn.inputs[0].numel() * case.width // 8 >= native.PARALLEL
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         runs.append(_results(_compiled, cell, drawn, reverse=True))

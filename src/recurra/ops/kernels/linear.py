@@ -554,7 +554,7 @@ def scan(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `native.scan`."""
-    xs, h_0 = tuple(native._rows(x) for x in inputs), h_0.contiguous()
+    xs, h_0 = tuple(native.as_rows(x) for x in inputs), h_0.contiguous()
     y = native.empty_as(inputs[1]) if len(inputs) == 2 else native.empty_rows(inputs[0], h_0.shape[-1])
     if not y.numel():
         return y, h_0.clone()
@@ -562,7 +562,7 @@ def scan(
     views = _halves(xs, walk.width)
     with torch.cuda.device_of(h_0):
         carries = walk.carries(_forward_totals, views, h_0)
-        walk.launch(_forward, *views, _view(native._rows(y)), h_0, h_n, carries)
+        walk.launch(_forward, *views, _view(native.as_rows(y)), h_0, h_n, carries)
     return y, h_n
 
 
@@ -578,13 +578,17 @@ def scan_backward(
     reverse: bool,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """As `native.scan_backward`."""
-    xs, h_0, dh_n = tuple(native._rows(x) for x in inputs), h_0.contiguous(), dh_n.to(h_0.dtype).contiguous()
+    xs, h_0, dh_n = (
+        tuple(native.as_rows(x) for x in inputs),
+        h_0.contiguous(),
+        dh_n.to(h_0.dtype).contiguous(),
+    )
     dxs = tuple(native.empty_as(x) for x in inputs)
     if not y.numel():
         return dxs, dh_n.clone()
-    dh_0, y, dy = torch.empty_like(h_0), native._rows(y), native._rows(dy.to(y.dtype))
+    dh_0, y, dy = torch.empty_like(h_0), native.as_rows(y), native.as_rows(dy.to(y.dtype))
     walk = _walk(gate, h_0, y.shape[1], reset, lengths, reverse)
-    views, grads = _halves(xs, walk.width), _halves(tuple(map(native._rows, dxs)), walk.width)
+    views, grads = _halves(xs, walk.width), _halves(tuple(map(native.as_rows, dxs)), walk.width)
     with torch.cuda.device_of(h_0):
         carries = walk.carries(_backward_totals, (*views, _view(dy)), dh_n)
         walk.launch(_backward, *views, _view(y), _view(dy), *grads, h_0, dh_n, dh_0, carries)

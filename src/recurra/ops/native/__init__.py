@@ -1,0 +1,35 @@
+"""The C++ kernels: one file for the calls of each header in csrc/."""
+
+from recurra.ops.native.cells import cell, cell_backward
+from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward
+from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
+from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes
+from recurra.ops.native.products import matvec, prefers_product, product
+from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
+
+__all__ = [
+    "GATES",
+    "LEVELS",
+    "MAX_TAPS",
+    "PARALLEL",
+    "STATES",
+    "as_rows",
+    "available",
+    "cell",
+    "cell_backward",
+    "conv",
+    "conv_backward",
+    "empty_as",
+    "empty_rows",
+    "lay_out",
+    "layer_step",
+    "level",
+    "matvec",
+    "prefers_product",
+    "product",
+    "scan",
+    "scan_backward",
+    "select",
+    "takes",
+    "time_major",
+]

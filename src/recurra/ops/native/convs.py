@@ -1,0 +1,61 @@
+"""Calls of the causal convolution (csrc/conv.h)."""
+
+import struct
+
+import torch
+from torch import Tensor
+
+from recurra.ops.native.layout import advise, as_rows, empty_as, pointer, view_of
+from recurra.ops.native.library import DTYPES, require, threads_for
+
+MAX_TAPS = 16  # kMaxTaps in csrc/conv.h
+_CONV = struct.Struct("28q")
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(y, state_n) of the causal depthwise convolution; weight [D, K], state [B, K-1, D] in its dtype."""
+    library = require(x)
+    y, x, state = advise(empty_as(x)), as_rows(x), state.contiguous()
+    state_n = torch.empty_like(state)
+    if not y.numel():
+        return y, state.clone()
+    taps = weight.to(state.dtype).t().contiguous()
+    bias = None if bias is None else bias.to(state.dtype).contiguous()
+    fields = (DTYPES[x.dtype], threads_for(y.numel()), *x.shape, weight.shape[1])
+    masks = (pointer(reset), pointer(lengths))
+    tensors = (taps.data_ptr(), pointer(bias), state.data_ptr(), state_n.data_ptr())
+    library.recurra_conv_forward(_CONV.pack(*fields, *masks, *view_of(x), *view_of(y), *tensors, *(0,) * 10))
+    return y, state_n
+
+
+def conv_backward(
+    dy: Tensor,
+    dstate_n: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and state."""
+    library = require(x)
+    dx, x, dy, state = advise(empty_as(x)), as_rows(x), as_rows(dy.to(x.dtype)), state.contiguous()
+    dstate, dstate_n = torch.empty_like(state), dstate_n.to(state.dtype).contiguous()
+    batch, _, width = x.shape
+    taps = weight.to(state.dtype).t().contiguous()
+    if not x.numel():
+        return dx, weight.new_zeros(weight.shape), weight.new_zeros(width), dstate_n.clone()
+    dweight, dbias = state.new_empty(batch, *taps.shape), state.new_empty(batch, width)
+    fields = (DTYPES[x.dtype], threads_for(x.numel()), *x.shape, weight.shape[1])
+    masks = (pointer(reset), pointer(lengths))
+    tensors = (taps.data_ptr(), 0, state.data_ptr(), 0, *view_of(dy), dstate_n.data_ptr(), *view_of(dx))
+    grads = (dweight.data_ptr(), dbias.data_ptr(), dstate.data_ptr())
+    library.recurra_conv_backward(_CONV.pack(*fields, *masks, *view_of(x), 0, 0, 0, *tensors, *grads))
+    return dx, dweight.sum(0).t().to(weight.dtype).contiguous(), dbias.sum(0).to(weight.dtype), dstate
