@@ -61,8 +61,8 @@ def test_optional_packages_stay_at_home() -> None:
 
 
 def test_a_plain_import_needs_no_extra() -> None:
-    extras = {"einops", "hypothesis", "lightning_fabric", "matplotlib", "minGRU_pytorch", "pytest"}
-    extras |= {"sklearn", "tokenizers", "transformers", "typer", "yaml"}
+    extras = {"einops", "hypothesis", "lightning_fabric", "mambapy", "matplotlib", "minGRU_pytorch"}
+    extras |= {"pytest", "sklearn", "tokenizers", "transformers", "typer", "yaml"}
     code = f"import sys, recurra; print(*sorted({extras!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.split()
