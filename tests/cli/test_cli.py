@@ -4,23 +4,9 @@ import sys
 
 import pytest
 
-from recurra.cli import app, main
+from recurra.cli import app
 
 VERBS = [[], ["config"], ["bench"], ["bench", "layers"], ["bench", "step"], ["bench", "swap"]]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `recurra` with these words: exit code, what it printed, what it complained."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["recurra", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code, printed.out, printed.err
-
-    return run
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)

@@ -18,20 +18,6 @@ from recurra.train import checkpoint
 SMALL = ["--width", "8", "--depth", "1", "--context", "8", "--batch", "2", "--steps", "4", "--every", "2"]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `recurra` with these words: exit code, what it printed, what it complained."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["recurra", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code, printed.out, printed.err
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A run, not to be written to."""
