@@ -1,15 +1,12 @@
 """Recurrent sequence models that train in parallel over time and run in constant memory."""
 
-from importlib.metadata import version
-
 from recurra import models, ops, state
 from recurra.config import show_config
 from recurra.layers.gru import GRU
 from recurra.layers.lstm import LSTM
 from recurra.layers.recurrent import MinGRU, MinLSTM
 from recurra.models.sequence import language_model
-
-__version__ = version("recurra")
+from recurra.version import __version__
 
 __all__ = [
     "GRU",

@@ -1,12 +1,12 @@
 """What this installation has and uses."""
 
-from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
 
 from recurra.ops import native
 from recurra.ops.project import product
+from recurra.version import __version__
 
 __all__ = ["show_config"]
 
@@ -24,7 +24,7 @@ def show_config() -> None:
     """Print versions, the native kernels and the product in use, threads, and the extras that are there."""
     extras = [name for name, module in EXTRAS.items() if find_spec(module)]
     rows = {
-        "recurra": version("recurra"),
+        "recurra": __version__,
         "torch": torch.__version__,
         "kernels": native.level(),
         "product": product(),

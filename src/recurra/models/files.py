@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from recurra.version import __version__
 
 __all__ = ["CONFIG", "VOCABULARIES", "WEIGHTS", "locate", "read", "read_json", "write", "write_alone"]
 
@@ -47,7 +48,7 @@ def write(folder: PathLike, config: Mapping[str, Any], contents: Mapping[str, by
     """Write config.json and the files it speaks for; a failing write leaves what was there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    values = {"recurra": version("recurra"), **config}
+    values = {"recurra": __version__, **config}
     sums = {name: _sha256(content) for name, content in contents.items()}
     own = own_sha256(values, sums)
     text = json.dumps({**values, "sha256": {**sums, CONFIG: own}}, indent=1) + "\n"
