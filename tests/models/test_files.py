@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -275,6 +276,43 @@ def test_from_the_hub(saved: tuple[SequenceModel, Path], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(saved[1]))
     _same(SequenceModel.from_pretrained("somebody/model"), saved[0])
+
+
+class Hub:
+    """What the mixin asks of HfApi, kept in folders; patterns are honoured as the hub's client does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.created = folder, {}
+
+    def create_repo(self, repo_id: str, **how: Any) -> Any:
+        self.created[repo_id] = how
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], **_: Any) -> str:
+        for path in Path(folder_path).iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                place = self.folder / repo_id / path.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(path.read_bytes())
+        return f"https://hub/{repo_id}/commit/1"
+
+
+def test_to_the_hub_and_back(
+    saved: tuple[SequenceModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = saved
+    hub, tokens = Hub(tmp_path / "hub"), []
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", lambda token: tokens.append(token) or hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(hub.folder / name))
+    commit = model.push_to_hub("somebody/model", private=True, token="secret")
+    assert commit == "https://hub/somebody/model/commit/1"
+    assert (tokens, hub.created["somebody/model"]["private"]) == (["secret"], True)
+    sent = {path.name: path.read_bytes() for path in (hub.folder / "somebody/model").iterdir()}
+    assert sent == {path.name: path.read_bytes() for path in folder.iterdir()}
+    _same(SequenceModel.from_pretrained("somebody/model"), model)
+    (hub.folder / "somebody/model" / WEIGHTS).write_bytes(b"another")
+    with pytest.raises(ValueError, match="is damaged"):
+        SequenceModel.from_pretrained("somebody/model")
 
 
 def _mutated(content: bytes, draw: random.Random) -> bytes:

@@ -167,6 +167,22 @@ class SequenceModel(nn.Module):
         kept = {} if vocabulary is None else {vocabulary.FILE: vocabulary.to_bytes()}
         files.write(folder, self.config, {files.WEIGHTS: safetensors.torch.save(tensors, _PYTORCH), **kept})
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository on the Hugging Face hub, made where it is
+        missing; `from_pretrained(repo_id)` loads it. token: None for that of `hf auth login`. Returns the
+        address of the commit; raises what huggingface_hub raises.
+        """
+        from recurra.models.hub import push  # noqa: PLC0415 - slow to import, and seldom needed
+
+        return push(self, repo_id, private, token, branch)
+
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str]) -> "SequenceModel":
         """The model, in eval mode, of a folder or else of a repository on the Hugging Face hub.
