@@ -1,6 +1,7 @@
 """A run: it learns, it leaves what it should, and accumulation and carried state are what they say."""
 
 import csv
+import sys
 
 import pytest
 import torch
@@ -84,7 +85,13 @@ def test_precision(text, small, model, tmp_path):
 
 
 def test_tensorboard(text, small, model, tmp_path):
-    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     config = small(tensorboard=True, steps=2)
     fit(model(config), text, config, tmp_path)
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_without_tensorboard_its_extra_is_named(text, small, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    config = small(tensorboard=True, steps=2)
+    with pytest.raises(RuntimeError, match=r"recurra\[tensorboard\]"):
+        fit(model(config), text, config, tmp_path)

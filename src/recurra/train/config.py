@@ -9,12 +9,12 @@ from typing import Any, get_args
 __all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
 
 
-def need(module: str) -> Any:
+def need(module: str, extra: str = "train") -> Any:
     """Import a module that training needs. Raises RuntimeError that names the extra where it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[train]"') from e
+        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[{extra}]"') from e
 
 
 def choice(default: Any, help: str, at_least: float | None = None, among: tuple[str, ...] = ()) -> Any:  # noqa: A002

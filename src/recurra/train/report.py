@@ -17,8 +17,8 @@ class Report:
         self.out, self.silent, self.speed = out, silent, 0.0
         self.of = f"/{config.last}" if config.last else ""
         if not silent:
-            self.line, self.metrics = Line(), Metrics(out / "metrics.csv", step)
             self.board = _board(out, step) if config.tensorboard else None
+            self.line, self.metrics = Line(), Metrics(out / "metrics.csv", step)
 
     def add(self, row: dict[str, Any], left: float) -> None:
         """Tell a step; an evaluation gets a line that stays."""
@@ -53,5 +53,5 @@ class Report:
 
 
 def _board(out: Path, step: int) -> Any:
-    need("tensorboard")
+    need("tensorboard", "tensorboard")
     return need("torch.utils.tensorboard").SummaryWriter(out / "tensorboard", purge_step=step + 1)
