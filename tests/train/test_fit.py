@@ -77,9 +77,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run(text, small, model, tmp_pat
     assert checkpoint.last(tmp_path).name == "step-00000000"
 
 
-def test_precision(text, small, model, tmp_path):
-    config = small(precision="bf16-mixed")
-    fit(model(config), text, config, tmp_path)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_precision(text, small, model, tmp_path, precision):
+    config, mixed = small(precision=precision), set()
+    trained = model(config)
+    trained.blocks[0].register_forward_hook(lambda *_: mixed.add(torch.is_autocast_enabled("cpu")))
+    fit(trained, text, config, tmp_path)
+    assert mixed == {precision == "bf16-mixed"}
     saved = SequenceModel.from_pretrained(checkpoint.last(tmp_path))
     assert {p.dtype for p in saved.parameters()} == {torch.float32}
 

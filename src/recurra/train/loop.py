@@ -124,7 +124,8 @@ class _Loop:
         """Bits per byte of held-out windows; remembered where they are the best so far."""
         config, model = self.config, self.step.model
         model.eval()
-        loss = windows_loss(model, self.data.valid, config.context, config.windows)
+        with self.fabric.autocast():
+            loss = windows_loss(model, self.data.valid, config.context, config.windows)
         model.train()
         score = bits(loss, self.data.bytes_per_token)
         best = self.position.best_bits

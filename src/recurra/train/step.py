@@ -44,7 +44,8 @@ class Stepper:
         losses, after = [], []
         for i, (window, state) in enumerate(self._batches(step)):
             with self.fabric.no_backward_sync(self.model, enabled=i + 1 < self.config.accumulate):
-                loss, end = self.model.loss(window[:, :-1], window[:, 1:], state=state)
+                with self.fabric.autocast():  # which Fabric does itself only where it wraps the model
+                    loss, end = self.model.loss(window[:, :-1], window[:, 1:], state=state)
                 self.fabric.backward(loss / self.config.accumulate)
             losses.append(loss.detach())
             after.append(states.detach(end) if self.config.carry else None)
