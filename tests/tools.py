@@ -1,7 +1,11 @@
 """What the tests share: one table of tolerances, one measure of error, drawn masks."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from recurra.state import KVState
 
 # Relative RMS error in units of the dtype's eps. 64 is generous for exact arithmetic carried through
 # thousands of steps; bf16 rounds only what goes in and what comes out (2 eps), the rest is fp32.
@@ -35,6 +39,32 @@ def close(got: Tensor, want: Tensor, eps: float | None = None) -> None:
     allowed = TOLERANCE[got.dtype] if eps is None else eps
     error = rms(got, want) / torch.finfo(got.dtype).eps
     assert error <= allowed, f"relative RMS error {error:.3g} eps of {got.dtype}, allowed {allowed}"
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a state, in order."""
+    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in leaves(part)]
+
+
+def same_state(got: Any, want: Any) -> None:
+    """Assert that two states say the same, each tensor within the table's tolerance; integers are equal."""
+    if isinstance(got, KVState):
+        got, want = _held(got, want), _held(want, got)
+    if not isinstance(got, Tensor):
+        for one, other in zip(got, want, strict=True):
+            same_state(one, other)
+    elif got.dtype in TOLERANCE:
+        close(got, want)
+    else:
+        assert got.equal(want)
+
+
+def _held(cache: KVState, other: KVState) -> tuple[Tensor, list[Tensor]]:
+    """What the rows of a cache hold, however it is laid out; a window may have left more in one of two."""
+    most = min(c.keys.shape[2] + c.new_keys.shape[2] for c in (cache, other))
+    whole = [torch.cat([cache[i], cache[i + 2]], 2) for i in (0, 1)]
+    sizes = [min(p, most) for p in cache.position.tolist()]
+    return cache.position, [x[b, :, x.shape[2] - n :] for x in whole for b, n in enumerate(sizes)]
 
 
 def masks(batch: int, time: int, seed: int, rate: float = 0.2) -> tuple[Tensor, Tensor]:

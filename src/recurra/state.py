@@ -15,10 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 __all__ = [
     "ConvState",
     "GRUState",
+    "KVState",
     "LSTMState",
     "LinearState",
     "MinRNNState",
@@ -65,6 +67,21 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
+class KVState(NamedTuple):
+    """State of attention: keys and values of the steps it may still read, [B, H, S, C], the newest last.
+
+    In the dtype of the model; grows with time unless a window bounds it. The newest few stand apart in
+    new_*, so that a step copies no more than those. position [B]: steps since the row's start or reset;
+    of S entries the row's are the last `position`, what stands before them is nobody's and finite.
+    """
+
+    keys: Tensor
+    values: Tensor
+    new_keys: Tensor
+    new_values: Tensor
+    position: Tensor
+
+
 class MinRNNState(NamedTuple):
     """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
 
@@ -80,6 +97,7 @@ KINDS: dict[str, type] = {
         ShiftState,
         GRUState,
         LSTMState,
+        KVState,
         MinRNNState,
     )
 }
@@ -139,10 +157,44 @@ def select(state: S, rows: Tensor | Sequence[int] | slice, dim: int = 0) -> S:
 
 
 def concatenate(states: Sequence[S], dim: int = 0) -> S:
-    """One state of all the rows, in order. Raises ValueError where the structures differ."""
+    """One state of all the rows, in order; key-value caches may differ in length.
+
+    Raises ValueError where the structures differ.
+    """
     if not states:
         raise ValueError("states must hold at least one state")
-    return _map(lambda *xs: torch.cat(xs, dim), *states)
+    return _map(lambda *xs: torch.cat(xs, dim), *_level(states))
+
+
+def _level(states: Sequence[S]) -> Sequence[S]:
+    """The same states, but caches are made as long as the longest of them."""
+    first: Any = states[0]
+    if isinstance(first, Tensor) or any(_structure(s) != _structure(first) for s in states):
+        return states
+    if isinstance(first, KVState):
+        return cast(Sequence[S], _padded(cast(Any, states)))
+    columns = [_level(parts) for parts in zip(*cast(Any, states), strict=True)]
+    rows = zip(*columns, strict=True) if columns else [()] * len(states)
+    make: Any = type(first)
+    return [make(*row) if hasattr(first, "_fields") else make(row) for row in rows]
+
+
+def _padded(caches: Sequence[KVState]) -> list[KVState]:
+    longest = max(c.keys.shape[2] + c.new_keys.shape[2] for c in caches)
+
+    def whole(old: Tensor, new: Tensor) -> Tensor:
+        return pad(torch.cat([old, new], 2), (0, 0, longest - old.shape[2] - new.shape[2], 0))
+
+    return [
+        KVState(
+            whole(c.keys, c.new_keys),
+            whole(c.values, c.new_values),
+            c.new_keys[:, :, :0],
+            c.new_values[:, :, :0],
+            c.position,
+        )
+        for c in caches
+    ]
 
 
 def _describe(state: Any, tensors: list[Tensor]) -> Any:

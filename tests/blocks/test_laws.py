@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from recurra import state
-from recurra.blocks.table import BLOCKS, build, describe
-from tools import close, masks
+from recurra.blocks.table import BLOCKS, build, configurable, describe
+from recurra.state import KVState
+from tools import close, leaves, masks, same_state
 
 BATCH, TIME, WIDTH = 3, 7, 6
 
@@ -25,22 +26,18 @@ class Kind(NamedTuple):
         return row.block(row.config(width=WIDTH, **row.fixed, **self.options))
 
 
-BARE = {"conv": 0, "mlp": 0.0, "expansion": 1.5, "norm": "layer"}
-EVERY = [Kind(name, options) for name in BLOCKS for options in ({}, BARE)]
+def _bare(name: str) -> dict[str, Any]:
+    """Without what can be left out, and with another size or norm, as far as the block has such a choice."""
+    bare = {"conv": 0, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
+    return {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
+
+
+EVERY = [Kind(name, options) for name in BLOCKS for options in ({}, _bare(name))]
 every = pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name + ("-bare" if kind.options else ""))
 
 
 def _x() -> Tensor:
     return torch.randn(BATCH, TIME, WIDTH)
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in _leaves(part)]
-
-
-def _close(got: Any, want: Any) -> None:
-    for one, other in zip(_leaves(got), _leaves(want), strict=True):
-        close(one, other)
 
 
 def _given(block: Any) -> Any:
@@ -58,7 +55,7 @@ def test_cut_anywhere(kind: Kind, given: bool) -> None:
         first, middle = block(x[:, :cut], begin)
         rest, last = block(x[:, cut:], middle)
         close(torch.cat([first, rest], 1), want)
-        _close(last, end)
+        same_state(last, end)
 
 
 @every
@@ -73,7 +70,7 @@ def test_one_at_a_time(kind: Kind, graph: bool, given: bool) -> None:
             y, now = block.step(x_t, now)
         ys.append(y)
     close(torch.stack(ys, 1), want)
-    _close(now, end)
+    same_state(now, end)
 
 
 @every
@@ -97,7 +94,7 @@ def test_rows_do_not_mix(kind: Kind) -> None:
     changed, last = block(x, None, reset, lengths)
     keep = torch.tensor([0, 2])
     assert changed[keep].equal(y[keep])
-    assert all(a[keep].equal(b[keep]) for a, b in zip(_leaves(last), _leaves(end), strict=True))
+    assert all(a[keep].equal(b[keep]) for a, b in zip(leaves(last), leaves(end), strict=True))
 
 
 @every
@@ -109,7 +106,7 @@ def test_reset_is_a_fresh_sequence(kind: Kind) -> None:
     first, _ = block(x[:, :3], begin)
     rest, last = block(x[:, 3:])
     close(y, torch.cat([first, rest], 1))
-    _close(end, last)
+    same_state(end, last)
 
 
 @every
@@ -122,7 +119,7 @@ def test_lengths_are_the_row_alone(kind: Kind) -> None:
         one = slice(row, row + 1)
         alone, last = block(x[one, :length], state.select(begin, one))
         close(y[one, :length], alone)
-        _close(state.select(end, one), last)
+        same_state(state.select(end, one), last)
         assert not y[row, length:].any()
 
 
@@ -130,11 +127,10 @@ def test_lengths_are_the_row_alone(kind: Kind) -> None:
 def test_every_parameter_and_the_state_receive_a_gradient(kind: Kind) -> None:
     block, begin = kind.block(), None
     begin = state.detach(_given(block))
-    for leaf in _leaves(begin):
-        leaf.requires_grad_()
+    parts = [leaf.requires_grad_() for leaf in leaves(begin) if leaf.dtype.is_floating_point]
     y, end = block(_x(), begin)
-    (y.square().sum() + sum(leaf.square().sum() for leaf in _leaves(end))).backward()
-    for name, p in [*block.named_parameters(), *((f"state {i}", s) for i, s in enumerate(_leaves(begin)))]:
+    (y.square().sum() + sum(leaf.square().sum() for leaf in leaves(end))).backward()
+    for name, p in [*block.named_parameters(), *((f"state {i}", s) for i, s in enumerate(parts))]:
         assert p.grad is not None, name
         assert p.grad.isfinite().all(), name
         assert not p.numel() or p.grad.any(), name
@@ -154,10 +150,14 @@ def test_state_survives_a_file(kind: Kind, tmp_path: Path) -> None:
 def test_state_has_one_shape(kind: Kind) -> None:
     """Fresh or carried, of a step or of a sequence: a state of one row can stand beside any other."""
     block, x = kind.block(), _x()
-    shapes = [
-        [leaf.shape for leaf in _leaves(s)] for s in (block(x)[1], block.step(x[:, 0])[1], block(x[:, :0])[1])
-    ]
-    assert shapes[0] == shapes[1] == shapes[2]
+    ends = [block(x)[1], block.step(x[:, 0])[1], block(x[:, :0])[1]]
+    if not isinstance(ends[0], KVState):  # which grows: it is brought to one shape where rows meet
+        shapes = [[leaf.shape for leaf in leaves(end)] for end in ends]
+        assert shapes[0] == shapes[1] == shapes[2]
+    together = state.concatenate(ends)
+    want = torch.cat([block(x, end)[0] for end in ends])
+    close(block(torch.cat([x] * 3), together)[0], want)
+    close(block.step(torch.cat([x[:, 0]] * 3), together)[0], want[:, 0])
 
 
 @every
@@ -168,7 +168,7 @@ def test_compiles_whole(kind: Kind) -> None:
     want, end = block(x, None, reset, lengths)
     got, last = compiled(x, None, reset, lengths)
     close(got, want)
-    _close(last, end)
+    same_state(last, end)
     got.sum().backward()
     grads = [p.grad.clone() for p in block.parameters()]
     block.zero_grad()
@@ -187,7 +187,8 @@ def test_bf16(kind: Kind) -> None:
     want, _ = block(x.bfloat16().float())
     got, end = narrow(x.bfloat16())
     assert got.dtype == torch.bfloat16
-    assert all(leaf.dtype == torch.float32 for leaf in _leaves(end))
+    kept = torch.bfloat16 if isinstance(end, KVState) else torch.float32
+    assert all(leaf.dtype == kept for leaf in leaves(end) if leaf.dtype.is_floating_point)
     close(got, want, 8)
 
 
@@ -199,7 +200,7 @@ def test_autocast(kind: Kind) -> None:
         got, end = block(x)
         y, _ = block.step(x[:, 0])
     assert got.dtype == torch.float32
-    assert all(leaf.dtype == torch.float32 for leaf in _leaves(end))
+    assert all(leaf.dtype == torch.float32 for leaf in leaves(end) if leaf.dtype.is_floating_point)
     bound = 8 * torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps
     close(got, want, bound)
     close(y, want[:, 0], bound)

@@ -12,7 +12,7 @@ import recurra
 from recurra import state
 from recurra.blocks.table import BLOCKS
 from recurra.models import SequenceModel
-from tools import close, masks
+from tools import close, masks, same_state
 
 BATCH, TIME, VOCABULARY, WIDTH = 3, 9, 13, 8
 KINDS: dict[str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ def test_masks(kind: str) -> None:
         close(logits[one, :length], alone)
         assert not logits[row, length:].any()
         for mine, other in zip(end, last, strict=True):
-            close(state.select(mine, one).layer[0], other.layer[0])
+            same_state(state.select(mine, one), other)
 
 
 @every

@@ -2,5 +2,6 @@
 
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.table import BLOCKS
+from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
-__all__ = ["BLOCKS", "MinRNNBlock", "MinRNNConfig"]
+__all__ = ["BLOCKS", "MinRNNBlock", "MinRNNConfig", "TransformerBlock", "TransformerConfig"]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 from torch import nn
 
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
+from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
-__all__ = ["BLOCKS", "Row", "build", "describe", "parse"]
+__all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse"]
 
 C = TypeVar("C")
 
@@ -52,7 +53,19 @@ BLOCKS: dict[str, Row] = {
         "c = f c + i g, h = o tanh(c), all gates of x and h",
         "Gers et al., 2000 (doi 10.1162/089976600300015015)",
     ),
+    "transformer": Row(
+        TransformerConfig,
+        TransformerBlock,
+        {},
+        "y = softmax(q k' / sqrt(C)) v over the past, rotary positions",
+        "arXiv 1706.03762, section 3; rotary 2104.09864; SwiGLU 2002.05202",
+    ),
 }
+
+
+def configurable(row: Row) -> list[str]:
+    """The fields of a block's config that its name leaves open."""
+    return [field.name for field in fields(row.config) if field.name not in row.fixed]
 
 
 def parse(kind: type[C], given: Mapping[str, Any], fixed: Mapping[str, Any]) -> C:

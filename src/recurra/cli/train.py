@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from recurra.blocks.table import BLOCKS, configurable
 from recurra.models import SequenceModel, language_model
 from recurra.tasks.text import Text, prepare
 from recurra.train import checkpoint
@@ -72,7 +73,11 @@ def _data(config: TrainConfig, out: Path, start: Path | None, anew: bool) -> Tex
 
 
 def _model(config: TrainConfig, vocabulary: int) -> SequenceModel:
+    known = {key for name in config.layers if name in BLOCKS for key in configurable(BLOCKS[name])}
     shape = {name: getattr(config, name) for name in ("expansion", "conv", "mlp", "dropout")}
+    for name in shape.keys() - known:
+        if shape.pop(name) != getattr(TrainConfig, name) and known:
+            raise ValueError(f"{name} is not for model {config.model}")
     return language_model(config.layers, vocabulary, config.width, config.depth, options=shape)
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from recurra.blocks.table import BLOCKS, build, describe, parse
+from recurra.blocks.table import BLOCKS, build, configurable, describe, parse
 from recurra.models import files
 from recurra.models.cross_entropy import IGNORED
 from recurra.models.generate import Generation, Prompts, Sampler
@@ -280,14 +280,19 @@ def language_model(
     if not names or depth < len(names):
         raise ValueError(f"depth must be at least the number of blocks named, {len(names)}, got {depth}")
     given = dict(options or {})
-    made = [_named(name, width, given) for name in islice(cycle(names), depth)]
+    made = [_named(name, width, given, names) for name in islice(cycle(names), depth)]
     return _assemble(vocabulary, width, made, given.get("norm", "rms"), tied)
 
 
-def _named(name: str, width: int, options: Mapping[str, Any]) -> nn.Module:
-    if name not in BLOCKS:
-        raise ValueError(f"blocks must be of {', '.join(BLOCKS)}, got {name!r}")
-    row = BLOCKS[name]
+def _named(name: str, width: int, options: Mapping[str, Any], names: Sequence[str]) -> nn.Module:
+    """A block with those of the options that it has; each must be known to one of `names` at least."""
+    for other in names:
+        if other not in BLOCKS:
+            raise ValueError(f"blocks must be of {', '.join(BLOCKS)}, got {other!r}")
+    known = {key for other in names for key in configurable(BLOCKS[other])}
+    row, mine = BLOCKS[name], configurable(BLOCKS[name])
     defaults = asdict(row.config(width=width, **row.fixed))
-    given = {key: value for key, value in defaults.items() if key not in row.fixed} | dict(options)
+    given = {key: defaults[key] for key in mine}
+    # What another block of the model knows is not for this one; what none knows, `parse` refuses.
+    given |= {key: value for key, value in options.items() if key in mine or key not in known}
     return row.block(parse(row.config, given, row.fixed))

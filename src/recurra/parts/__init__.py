@@ -3,7 +3,7 @@
 from recurra.parts.conv import CausalConv
 from recurra.parts.embedding import Embedding
 from recurra.parts.linear import Linear
-from recurra.parts.mlp import MLP
+from recurra.parts.mlp import MLP, SwiGLU
 from recurra.parts.norm import NORMS, RMSNorm
 
-__all__ = ["MLP", "NORMS", "CausalConv", "Embedding", "Linear", "RMSNorm"]
+__all__ = ["MLP", "NORMS", "CausalConv", "Embedding", "Linear", "RMSNorm", "SwiGLU"]

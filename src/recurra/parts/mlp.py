@@ -1,11 +1,11 @@
-"""The two-layer perceptron of a block."""
+"""What a block does with each position by itself."""
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, silu
 
 from recurra.parts.linear import Linear
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "SwiGLU"]
 
 
 class MLP(nn.Module):
@@ -17,4 +17,20 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down(gelu(self.up(x)))
+        return y
+
+
+class SwiGLU(nn.Module):
+    """y = W_2 (silu(G x) * U x), each position by itself; x, y [..., width], inside `hidden`; no biases.
+
+    arXiv 2002.05202, equation 6. up [2 hidden, width] = [G | U].
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.down = Linear(width, 2 * hidden, bias=False), Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, -1)
+        y: Tensor = self.down(silu(gate) * value)
         return y

@@ -1,0 +1,124 @@
+"""The Transformer block, as small language models are built today: what the other blocks are judged by."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from recurra import state as states
+from recurra.ops.attention import attention, attention_step
+from recurra.parts.linear import Linear
+from recurra.parts.mlp import SwiGLU
+from recurra.parts.norm import NORMS
+from recurra.state import KVState
+
+__all__ = ["TransformerBlock", "TransformerConfig"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of one block; heads 0: of at most 64 channels each; window 0: none; mlp 0: without.
+
+    mlp: width of a two-layer MLP with as many weights; SwiGLU has three matrices, so two thirds of that.
+    """
+
+    width: int
+    heads: int = 0
+    window: int = 0
+    base: float = 10000.0
+    mlp: float = 4.0
+    norm: str = "rms"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.width < 2 or self.width % 2:
+            raise ValueError(f"width must be even and at least 2, got {self.width}")
+        if self.heads < 0 or (self.heads and self.width % (2 * self.heads)):
+            raise ValueError(f"heads must divide width {self.width} into even parts, got {self.heads}")
+        if self.window < 0 or not 0 <= self.mlp < float("inf"):
+            raise ValueError(f"window and mlp must not be negative, got {self.window} and {self.mlp}")
+        if not self.base > 1:
+            raise ValueError(f"base must be greater than 1, got {self.base}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def channels(self) -> int:
+        """Of a head: even, at most 64 unless told otherwise."""
+        if self.heads:
+            return self.width // self.heads
+        return max(c for c in range(2, min(64, self.width) + 1, 2) if self.width % c == 0)
+
+    @property
+    def hidden(self) -> int:
+        """Inner width of the SwiGLU, a multiple of 8."""
+        return -(-round(2 * self.mlp * self.width / 3) // 8) * 8
+
+
+class TransformerBlock(nn.Module):
+    """x += W_o attention(W_qkv norm(x));  x += swiglu(norm(x)), x [B, T, width]; no biases.
+
+    Attention as in `ops.attention` (arXiv 1706.03762, section 3.2, rotary positions of 2104.09864), SwiGLU
+    of 2002.05202. Departs from the paper as small models do today: norms in front, RMSNorm, rotary
+    positions, no biases, dropout on the residual branches alone. weight qkv [3 width, width] = [q | k | v],
+    heads in order, a rotary pair side by side. Raises ValueError that names the argument.
+    """
+
+    # An optional submodule: torch's own type knows of none.
+    mlp: SwiGLU | None
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, norm = config.width, NORMS[config.norm]
+        self.norm = norm(width)
+        self.qkv, self.out = Linear(width, 3 * width, bias=False), Linear(width, width, bias=False)
+        self.mlp_norm = norm(width) if config.mlp else None
+        self.mlp = SwiGLU(width, config.hidden) if config.mlp else None
+
+    def forward(
+        self,
+        x: Tensor,
+        state: KVState | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, KVState]:
+        """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
+        self._check(x, ("batch", "time"))
+        window, base = self.config.window, self.config.base
+        y, end = attention(self._heads(x), state, reset, lengths, window=window, base=base)
+        y = self._mix(x, y.flatten(-2))
+        if lengths is not None:
+            alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+            y = y.masked_fill(~alive[..., None], 0)
+        return y, states.to(end, dtype=x.dtype)
+
+    def step(self, x_t: Tensor, state: KVState | None = None) -> tuple[Tensor, KVState]:
+        """One step: y_t [B, width] and the state, from x_t [B, width]."""
+        self._check(x_t, ("batch",))
+        y, end = attention_step(self._heads(x_t), state, window=self.config.window, base=self.config.base)
+        return self._mix(x_t, y.flatten(-2)), states.to(end, dtype=x_t.dtype)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of every head, [..., 3, heads, channels]."""
+        qkv: Tensor = self.qkv(self.norm(x)).unflatten(-1, (3, -1, self.config.channels))
+        return qkv
+
+    def _mix(self, x: Tensor, y: Tensor) -> Tensor:
+        """What follows the attention, each position by itself."""
+        x = x + self._drop(self.out(y))
+        if self.mlp is not None and self.mlp_norm is not None:
+            x = x + self._drop(self.mlp(self.mlp_norm(x)))
+        return x
+
+    def _drop(self, y: Tensor) -> Tensor:
+        p = self.config.dropout
+        return dropout(y, p) if p and self.training else y
+
+    def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
+        width = self.config.width
+        if x.ndim != len(axes) + 1 or x.shape[-1] != width:
+            raise ValueError(f"x must be [{', '.join(axes)}, {width}], got {list(x.shape)}")

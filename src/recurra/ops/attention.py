@@ -1,0 +1,230 @@
+"""Causal softmax attention with rotary positions; its state is what it may still read.
+
+Keys are kept rotated by their own position, so that a new query meets them as they are: a score depends on
+the difference of two positions alone.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from recurra.ops.masks import check, cuts, living
+from recurra.ops.registry import transforms_active
+from recurra.state import KVState
+
+__all__ = ["attention", "attention_step"]
+
+# Queries that are masked at a time: bounds the memory of a mask, and of a band that a window cuts out.
+QUERIES = 512
+# Steps whose keys stand apart from the old ones: a step copies 32 of them on average, and all of the
+# cache once in 64 steps, a thirtieth of what it reads.
+APART = 64
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values of every head, [B, H, T, C]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+def _turns(position: Tensor, channels: int, base: float) -> Tensor:
+    """exp(i position base^(-2 j / C)), [..., C / 2], in fp64: late positions are as exact as early ones."""
+    exponent = torch.arange(0, channels, 2, device=position.device, dtype=torch.float64) / channels
+    angle = position.double()[..., None] * base**-exponent
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def _positions(time: int, cut: Tensor | None, position: Tensor | None, device: torch.device) -> Tensor:
+    """[B or 1, T]: steps since the start of the row or its last reset."""
+    steps = torch.arange(time, device=device)[None]
+    since = steps if position is None else steps + position[:, None]
+    if cut is None:
+        return since
+    last = torch.where(cut, steps, -1).cummax(1).values
+    return torch.where(last < 0, since, steps - last)
+
+
+def _rotate(qkv: Tensor, turns: Tensor) -> Heads:
+    """The heads of qkv [B, T, 3, H, C], channels 2j and 2j+1 of q and k turned as one complex number."""
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+    pairs = torch.view_as_complex(qkv[:, :, :2].to(wide).unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * turns[:, :, None, None].to(pairs.dtype)).flatten(-2).to(qkv.dtype)
+    return Heads(*(x.transpose(1, 2) for x in (turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2])))
+
+
+def _visible(first: int, last: int, begin: int, heads: Heads, segment: Tensor, window: int) -> Tensor:
+    """[B, 1, queries, keys] bool: queries first..last may read keys begin..., counted with the old ones."""
+    old = segment.shape[1] - heads.q.shape[2]
+    query = torch.arange(first, last, device=segment.device)[:, None] + old
+    key = torch.arange(begin, last + old, device=segment.device)
+    seen = key <= query
+    if window:
+        seen = seen & (query - key < window)
+    same = segment[:, None, begin : last + old] == segment[:, first + old : last + old, None]
+    return (seen & same)[:, None]
+
+
+def _masked(heads: Heads, segment: Tensor, window: int) -> Tensor:
+    """Attention within segments [B, S + T] and the window; the last T entries are the queries' own."""
+    (q, k, v), old, ys = heads, segment.shape[1] - heads.q.shape[2], []
+    for first in range(0, q.shape[2], QUERIES):
+        last = min(first + QUERIES, q.shape[2])
+        begin = max(0, first + old + 1 - window) if window else 0
+        mask = _visible(first, last, begin, heads, segment, window)
+        keys, values = (x[:, :, begin : last + old] for x in (k, v))
+        ys.append(scaled_dot_product_attention(q[:, :, first:last], keys, values, attn_mask=mask))
+    return torch.cat(ys, 2)
+
+
+def _segments(time: int, cut: Tensor | None, held: Tensor, old: int) -> Tensor:
+    """[B, old + T]: entries with one number may see each other; old ones that are not the row's have -1."""
+    batch = held.shape[0]
+    before = torch.where(torch.arange(old, device=held.device) < old - held[:, None], -1, 0)
+    after = held.new_zeros(batch, time) if cut is None else cut.long().cumsum(1)
+    return torch.cat([before, after], 1)
+
+
+def _attend(heads: Heads, cut: Tensor | None, held: Tensor, window: int) -> Tensor:
+    """y [B, H, T, C]; without masks where causality is all."""
+    time, entries = heads.q.shape[2], heads.k.shape[2]
+    if not time or (cut is None and time == entries and not 0 < window < time):
+        return scaled_dot_product_attention(*heads, is_causal=True)
+    return _masked(heads, _segments(time, cut, held, entries - time), window)
+
+
+def _last(x: Tensor, window: int) -> Tensor:
+    """What a next step may read of entries [B, H, S, C]: the last window - 1, or all."""
+    return x[:, :, max(x.shape[2] - window + 1, 0) :] if window else x
+
+
+def _state(k: Tensor, v: Tensor, position: Tensor) -> KVState:
+    return KVState(k, v, k[:, :, :0], v[:, :, :0], position)
+
+
+def _kept(heads: Heads, position: Tensor, lengths: Tensor | None, window: int) -> KVState:
+    """The state after the last step of each row: its entries moved to the end, nobody's made zero."""
+    _, k, v = heads
+    if lengths is not None:
+        late = heads.q.shape[2] - lengths[:, None]
+        source = (torch.arange(k.shape[2], device=k.device) - late).clamp(min=0)[:, None, :, None]
+        k, v = (x.take_along_dim(source, 2) for x in (k, v))
+    k, v = _last(k, window), _last(v, window)
+    entries = k.shape[2]
+    other = (torch.arange(entries, device=k.device) < entries - position[:, None])[:, None, :, None]
+    k, v = k.masked_fill(other, 0), v.masked_fill(other, 0)
+    # Looking at the values would stop a GPU's queue or break a traced graph; there, zeros are carried along.
+    if k.is_cpu and len(position) and not torch.compiler.is_compiling() and not transforms_active():
+        unused = max(entries - int(position.max()), 0)
+        k, v = k[:, :, unused:], v[:, :, unused:]
+    return _state(k, v, position)
+
+
+def _whole(state: KVState) -> tuple[Tensor, Tensor]:
+    return torch.cat([state.keys, state.new_keys], 2), torch.cat([state.values, state.new_values], 2)
+
+
+def _behind(state: KVState, heads: Heads) -> Heads:
+    """The heads with the state's keys and values in front of theirs."""
+    k, v = _whole(state)
+    return Heads(heads.q, torch.cat([k, heads.k], 2), torch.cat([v, heads.v], 2))
+
+
+def _checked(state: KVState, qkv: Tensor) -> KVState:
+    batch, heads, channels = qkv.shape[0], *qkv.shape[-2:]
+    for x in state[:4]:
+        if x.ndim != 4 or (x.shape[0], x.shape[1], x.shape[3]) != (batch, heads, channels):
+            raise ValueError(f"state must be [{batch}, {heads}, steps, {channels}], got {list(x.shape)}")
+    if tuple(state.position.shape) != (batch,):
+        raise ValueError(f"state.position must be [{batch}], got {list(state.position.shape)}")
+    if state.keys.device != qkv.device:
+        raise ValueError(f"state is on {state.keys.device}, the input on {qkv.device}")
+    k, v, new_k, new_v = (x.to(qkv.dtype) for x in state[:4])
+    return KVState(k, v, new_k, new_v, state.position)
+
+
+def _end(position: Tensor, lengths: Tensor | None, held: Tensor) -> Tensor:
+    """[B]: the position that comes next, from those of the steps taken and the one held before them."""
+    if not position.shape[1]:
+        return held
+    if lengths is None:
+        return (position[:, -1] + 1).expand(len(held))
+    last = position.expand(len(held), -1).gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
+    return torch.where(lengths > 0, last + 1, held)
+
+
+def attention(
+    qkv: Tensor,
+    state: KVState | None = None,
+    reset: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    window: int = 0,
+    base: float = 10000.0,
+) -> tuple[Tensor, KVState]:
+    """y_t = sum_s p_ts v_s, p_t = softmax over s <= t of <R_t q_t, R_s k_s> / sqrt(C), in each head.
+
+    Arxiv 1706.03762, equation 1; R_t turns channels 2j and 2j+1 by the angle t base^(-2j/C), arXiv
+    2104.09864, equation 15. qkv [B, T, 3, H, C], C even; window: t reads itself and the window - 1 steps
+    before it, 0: all. reset, lengths as in `ops.masks`: nothing is read across a reset. Returns y
+    [B, T, H, C] and the state. Raises ValueError that names the argument.
+    """
+    batch, time = _sizes(qkv, ("batch", "time"), window)
+    reset, lengths = check(batch, time, qkv.device, reset, lengths)
+    cut, alive = cuts(reset, lengths, False), living(lengths, time)
+    held = torch.zeros(batch, dtype=torch.int64, device=qkv.device)
+    held = held if state is None else _checked(state, qkv).position
+    position = _positions(time, cut, None if state is None else held, qkv.device)
+    # Weights of zero do not keep out what is not finite.
+    qkv = qkv if alive is None else qkv.masked_fill(~alive[..., None, None, None], 0)
+    heads = _rotate(qkv, _turns(position, qkv.shape[-1], base))
+    heads = heads if state is None else _behind(_checked(state, qkv), heads)
+    y = _attend(heads, cut, held, window).transpose(1, 2)
+    y = y if alive is None else y.masked_fill(~alive[..., None, None], 0)
+    end = _end(position, lengths, held)
+    if cut is None and lengths is None:
+        return y, _state(_last(heads.k, window), _last(heads.v, window), end)
+    return y, _kept(heads, end, lengths, window)
+
+
+def attention_step(
+    qkv: Tensor, state: KVState | None = None, *, window: int = 0, base: float = 10000.0
+) -> tuple[Tensor, KVState]:
+    """One step of `attention`: y_t [B, H, C] and the state, from qkv [B, 3, H, C]."""
+    _sizes(qkv, ("batch",), window)
+    if state is None:
+        y, state = attention(qkv[:, None], window=window, base=base)
+        return y[:, 0], state
+    old, position = _checked(state, qkv), state.position
+    q, k, v = _rotate(qkv[:, None], _turns(position[:, None], qkv.shape[-1], base))
+    keys, values = old.keys.contiguous(), old.values.contiguous()  # once: later ones are as they should be
+    new_keys, new_values = torch.cat([old.new_keys, k], 2), torch.cat([old.new_values, v], 2)
+    scores = torch.cat([q @ keys.mT, q @ new_keys.mT], 3) / math.sqrt(qkv.shape[-1])
+    readable = (position + 1).clamp(max=window) if window else position + 1
+    other = torch.arange(scores.shape[3], device=q.device) < scores.shape[3] - readable[:, None]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weights = scores.masked_fill(other[:, None, None], -math.inf).softmax(3, dtype=wide).to(q.dtype)
+    y = weights[..., : keys.shape[2]] @ values + weights[..., keys.shape[2] :] @ new_values
+    state = KVState(keys, values, new_keys, new_values, position + 1)
+    return y[:, :, 0], _joined(state, window) if new_keys.shape[2] >= APART else state
+
+
+def _joined(state: KVState, window: int) -> KVState:
+    """The new entries put to the old ones; what no window reaches any more is left out."""
+    k, v = _whole(state)
+    return _state(_last(k, window).contiguous(), _last(v, window).contiguous(), state.position)
+
+
+def _sizes(qkv: Tensor, axes: tuple[str, ...], window: int) -> torch.Size:
+    """The axes before those of the heads. Raises ValueError."""
+    n = len(axes)
+    if qkv.ndim != n + 3 or qkv.shape[n] != 3 or qkv.shape[-1] % 2 or not qkv.is_floating_point():
+        got = f"{qkv.dtype} {list(qkv.shape)}"
+        raise ValueError(f"qkv must be floating point [{', '.join(axes)}, 3, heads, even], got {got}")
+    if window < 0:
+        raise ValueError(f"window must not be negative, got {window}")
+    return qkv.shape[:n]
