@@ -3,8 +3,8 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench build wheel
 
-demo: build ## minGRU beside nn.GRU on Python's own source, a minute each
-	$(BIN)/python examples/char_lm.py
+demo: build ## minGRU beside a GRU of its size on Python's own source, two minutes each; goes on if stopped
+	$(BIN)/recurra demo
 
 # What is tested must be the kernels, compiled without a warning.
 test: export RECURRA_REQUIRE_NATIVE = 1

@@ -6,7 +6,8 @@ import pytest
 
 from recurra.cli import app
 
-VERBS = [[], ["config"], ["bench"], ["bench", "layers"], ["bench", "step"], ["bench", "swap"]]
+BENCHES = ("layers", "train", "generate", "step", "swap")
+VERBS = [[], ["config"], ["demo"], ["bench"], *(["bench", name] for name in BENCHES)]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
@@ -36,6 +37,9 @@ def test_config_prints_what_is_in_use(command):
         (["bench", "layers", "--repeats", "0"], "--repeats"),
         (["bench", "layers", "--nonsense"], "--nonsense"),
         (["bench", "swap", "--tasks", "adding,subtracting"], "subtracting"),
+        (["bench", "train", "--model", "mingru,nonsense"], "nonsense"),
+        (["bench", "generate", "--last", "0"], "--last"),
+        (["demo", "--minutes", "0"], "--minutes"),
         (["bench", "swap", "--seeds", "many"], "--seeds"),
     ],
 )

@@ -7,6 +7,7 @@ import typer
 
 from recurra import show_config
 from recurra.cli import bench
+from recurra.cli.demo import demo
 from recurra.cli.evaluate import evaluate, info, models
 from recurra.cli.generate import generate
 from recurra.cli.train import command as train
@@ -29,6 +30,7 @@ app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("info")(info)
 app.command("models")(models)
+app.command("demo")(demo)
 app.add_typer(bench.app, name="bench")
 
 
@@ -54,5 +56,7 @@ def run() -> int:
         print(f"recurra: {e}", file=sys.stderr)
         return 1
     if code == 130:  # Ctrl-C
-        print("\nrecurra: stopped; a training run goes on with --resume auto", file=sys.stderr)
+        print(
+            "\nrecurra: stopped; a training run goes on with --resume auto, a demo by itself", file=sys.stderr
+        )
     return int(code)
