@@ -1,12 +1,13 @@
-"""Peak memory of one forward and backward pass, measured in a fresh process.
+"""Memory of this process, and what a run adds to it at its peak, measured in a fresh process.
 
-The peak of the resident set during the pass, less the resident set just before it, when libraries,
+The peak of the resident set during the run, less the resident set just before it, when libraries,
 layer, input and output gradient are already there. A tiny pass comes first, so that code pages and
 work buffers which every process needs once are not counted.
 """
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,27 +24,40 @@ def _status(field: str) -> int:
     return int(line.split()[1])
 
 
-def peak_here(name: str, shape: tuple[int, int, int]) -> float:
-    """MiB that one pass takes in this process."""
-    Pass(name, draw_input((1, 2, shape[2])))()
-    run = Pass(name, draw_input(shape))
+def resident() -> float | None:
+    """MiB that this process holds; None where the system does not tell (not Linux)."""
+    return _status("VmRSS") / 1024 if STATUS.exists() else None
+
+
+def risen(run: Callable[[], object]) -> float:
+    """MiB that a run takes at its peak in this process."""
     CLEAR.write_text("5")  # the peak starts again from the present size
     before = _status("VmRSS")
     run()
     return max(_status("VmHWM") - before, 0) / 1024
 
 
-def peak(name: str, shape: tuple[int, int, int], threads: int) -> float | None:
-    """MiB that one pass takes in a fresh process; None where the system does not tell (not Linux)."""
+def fresh(module: str, words: Sequence[object], what: str) -> float | None:
+    """The MiB that a module prints, run by itself; None where the system does not tell (not Linux)."""
     if not CLEAR.exists():
         return None
-    words = [name, *map(str, shape), str(threads)]
-    command = [sys.executable, "-m", __name__, *words]
+    command = [sys.executable, "-m", module, *map(str, words)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"measuring the memory of {name} at {shape} failed: {reason[-1]}")
+        raise RuntimeError(f"measuring the memory of {what} failed: {reason[-1]}")
     return float(done.stdout)
+
+
+def peak_here(name: str, shape: tuple[int, int, int]) -> float:
+    """MiB that one forward and backward pass takes in this process."""
+    Pass(name, draw_input((1, 2, shape[2])))()
+    return risen(Pass(name, draw_input(shape)))
+
+
+def peak(name: str, shape: tuple[int, int, int], threads: int) -> float | None:
+    """MiB that one forward and backward pass takes in a fresh process."""
+    return fresh(__name__, [name, *shape, threads], f"{name} at {shape}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of the layer timings: bars against the matrix products, or time and memory against T."""
+"""Pictures of the timings: bars against the matrix products, or time, speed and memory against length."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
         ms = next(row["median_ms"] for row in timed if row["contender"] == name)
         axes.axvline(ms, color=COLOURS[layer], linestyle="--", linewidth=1, label=name)
     axes.set_xscale("log")
-    axes.set_xlabel("ms, forward + backward (median, quartiles)")
+    axes.set_xlabel("ms, fp32, forward + backward (median, quartiles)")
     axes.set_title("B = {batch}, T = {time}, D = {width}".format(**rows[0]), fontsize=10)
     axes.legend(fontsize=7, loc="upper right")
 
@@ -78,6 +78,57 @@ def draw_long(path: Path, shapes: Sequence[Sequence[Row]], title: str) -> None:
     """Time and peak memory against T."""
     rows = [row for group in shapes for row in group]
     figure, panels = _figure(2, title)
-    _lines(panels[0], rows, "median_ms", "ms, forward + backward (median)")
+    _lines(panels[0], rows, "median_ms", "ms, fp32, forward + backward (median)")
     _lines(panels[1], rows, "peak_mib", "MiB, peak of one pass less the baseline")
     figure.savefig(path, dpi=110)
+
+
+def draw_train(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
+    """Each model's step, in both precisions, with its products; tokens per second against the context."""
+    steps, contexts = groups
+    figure, (bars, lines) = _figure(2, title)
+    whole = [row for row in steps if row["part"] == "step"][::-1]
+    bars.barh([_name(row) for row in whole], [row["median_ms"] for row in whole], color="lightgray")
+    for part in dict.fromkeys(row["part"] for row in steps if row["part"] != "step"):
+        timed = [row for row in steps if row["part"] == part]
+        bars.plot([row["median_ms"] for row in timed], [_name(row) for row in timed], "|", ms=16, label=part)
+    bars.set_xscale("log")
+    bars.set_xlabel("ms, a whole step (median)")
+    if len(whole) < len(steps):
+        bars.legend(fontsize=7)
+    _against(lines, contexts, "context", "tokens_per_s", "model")
+    lines.set_xscale("log", base=2)
+    lines.set_ylabel("tokens/s, equal tokens a step")
+    figure.savefig(path, dpi=110)
+
+
+def draw_generate(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
+    """Time a token and memory of the process against the length of the text."""
+    figure, (times, memory) = _figure(2, title)
+    rows = [{**row, "label": f"{row['parameters']:,} parameters"} for group in groups for row in group]
+    _against(times, [row for row in rows if row.get("at_token")], "at_token", "median_us", "label")
+    for row in (row for row in rows if row.get("read_us")):
+        times.axhline(row["read_us"], linestyle="--", linewidth=1, color="gray")
+    times.set_yscale("log")
+    times.autoscale(axis="y")
+    times.set_ylabel("µs a token (median); dashed: reading the weights")
+    _against(memory, [row for row in rows if row.get("resident_mib")], "at_token", "resident_mib", "label")
+    memory.set_ylabel("MiB, resident")
+    figure.savefig(path, dpi=110)
+
+
+def _name(row: Row) -> str:
+    return f"{row['model']}, {row['precision']}"
+
+
+def _against(axes: Any, rows: Sequence[Row], x: str, y: str, by: str) -> None:
+    """One line a model, or whatever else `by` tells apart."""
+    if not rows:
+        return
+    for name in dict.fromkeys(row[by] for row in rows):
+        points = [(row[x], row[y]) for row in rows if row[by] == name]
+        axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=name)
+    axes.set_ylim(0, 1.2 * max(row[y] for row in rows))
+    axes.set_xscale("log")
+    axes.set_xlabel(x.replace("_", " "))
+    axes.legend(fontsize=7)

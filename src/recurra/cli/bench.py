@@ -8,16 +8,20 @@ from typing import Annotated
 import torch
 import typer
 
+from recurra.bench import generate as generate_bench
 from recurra.bench import layers as layer_bench
 from recurra.bench import step as step_bench
 from recurra.bench import swap as swap_bench
-from recurra.bench.plot import draw_long, draw_shapes
+from recurra.bench import train as train_bench
+from recurra.bench.plot import draw_generate, draw_long, draw_shapes, draw_train
 from recurra.bench.report import Row, markdown, progress, record, write_record, write_rows, write_text
 from recurra.bench.swap_tasks import TASKS, default_tasks
+from recurra.cli.demo import PLAN, RUNS
 
 app = typer.Typer(help="Measure speed and quality on this machine.", rich_markup_mode=None)
 
 CORES = os.cpu_count() or 1
+PICTURES = {"layers": draw_shapes, "long": draw_long, "train": draw_train, "generate": draw_generate}
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that torch and the kernels use.")]
 
@@ -58,17 +62,71 @@ def layers(
         print("B = {batch}, T = {time}, D = {width}\n".format(**rows[0]))
         print(markdown(layer_bench.PRINTED, rows), flush=True)
         write_rows(out / f"{stem}.csv", layer_bench.COLUMNS, [row for group in groups for row in group])
+    leave(out / f"{stem}.png", groups, threads)
+
+
+def leave(path: Path, groups: list[list[Row]], threads: int) -> None:
+    """The record and the picture of some rows."""
     made = record(threads)
-    write_record(out / f"{stem}.json", made)
-    draw(out / f"{stem}.png", groups, f"{made['cpu']}, {threads} threads, torch {made['torch']}, fp32")
+    write_record(path.with_suffix(".json"), made)
+    draw(path, groups, f"{made['cpu']}, threads: {threads}, torch {made['torch']}")
 
 
 def draw(path: Path, groups: list[list[Row]], title: str) -> None:
     """The picture, or one line that says what it lacks: the numbers are worth having without it."""
     try:
-        (draw_long if path.stem == "long" else draw_shapes)(path, groups, title)
+        PICTURES[path.stem](path, groups, title)
     except RuntimeError as e:
         print(f"recurra: no picture: {e}", file=sys.stderr)
+
+
+@app.command()
+def train(
+    model: Annotated[
+        str, typer.Option(metavar="A,B", help="Blocks (see recurra models), nn.GRU, nn.LSTM.")
+    ] = ",".join(train_bench.MODELS),
+    width: Annotated[int, typer.Option(min=1, help="Channels between blocks.")] = 384,
+    depth: Annotated[int, typer.Option(min=1, help="Blocks.")] = 6,
+    batch: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 4,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of a window.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
+    threads: Threads = CORES,
+    out: Out = Path("results"),
+) -> None:
+    """A training step of a language model: over its matrix products, in bf16, against the context."""
+    try:
+        configs = [train_bench.plan(name, width, depth, batch, context) for name in model.split(",")]
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+    groups = []
+    for printed, rows in zip(
+        (train_bench.PRINTED, train_bench.CONTEXT_PRINTED),
+        train_bench.run(configs, repeats, threads, progress),
+        strict=True,
+    ):
+        groups.append(rows)
+        print(markdown(printed, rows), flush=True)
+        write_rows(out / "train.csv", train_bench.COLUMNS, [row for group in groups for row in group])
+    leave(out / "train.png", groups, threads)
+
+
+@app.command()
+def generate(
+    last: Annotated[
+        int, typer.Option(min=1, help="Tokens of the long text; 1,000,000 takes long.")
+    ] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of writing and reading, 20 tokens each.")] = 100,
+    out: Out = Path("results"),
+) -> None:
+    """A token at batch 1 on one thread, drawn too: over reading the weights, and along a long text."""
+    demo = generate_bench.Size("mingru", RUNS["mingru"]["width"], PLAN["depth"])
+    sizes = (generate_bench.TEN_MILLION, demo)
+    groups = []
+    for rows in generate_bench.run(sizes, last, rounds, progress):
+        groups.append(rows)
+        print(markdown(generate_bench.COLUMNS, rows), flush=True)
+        write_rows(out / "generate.csv", generate_bench.COLUMNS, [row for group in groups for row in group])
+    leave(out / "generate.png", groups, 1)
 
 
 @app.command()

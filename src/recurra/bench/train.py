@@ -1,0 +1,195 @@
+"""A training step of a language model beside its matrix products alone, and against the context.
+
+The products are those of the step, on its shapes and with their gradients: every linear map and the head,
+once as nn.Linear and once through `ops.project`. Those of a GRU or LSTM with its own past are among them,
+as one product over all steps, which no such layer can have.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from recurra.bench.contenders import Project
+from recurra.bench.language import TORCH, Step, noise
+from recurra.bench.memory import fresh, risen
+from recurra.bench.report import Row
+from recurra.bench.timing import Timing, interleave
+from recurra.blocks.table import BLOCKS
+from recurra.parts import CausalConv, Embedding
+from recurra.train.config import TrainConfig
+
+MODELS = ("mingru", "minlstm", "gru", "lstm", *TORCH)
+FULL, MIXED = "32-true", "bf16-mixed"
+STEP, LINEAR, PROJECT = "step", "products: nn.Linear", "products: ops.project"
+CONTEXTS, TOKENS = (256, 1024, 4096), 4096
+PLACE = ("batch", "context", "model", "precision", "part")
+PRINTED = (
+    *("model", "precision", "part", "repeats", "median_ms", "q1_ms", "q3_ms", "over_linear"),
+    *("over_project", "over_fp32", "tokens_per_s", "peak_mib"),
+)
+CONTEXT_PRINTED = ("model", "batch", "context", "repeats", "median_ms", "over_shortest", "tokens_per_s")
+COLUMNS = (*PLACE, *PRINTED[3:], "over_shortest")
+
+
+class Part(NamedTuple):
+    """One contender: a training run, and what of its step is timed."""
+
+    config: TrainConfig
+    part: str
+
+    @property
+    def place(self) -> Row:
+        """What tells it from all others."""
+        c = self.config
+        return dict(zip(PLACE, (c.batch, c.context, c.model, c.precision, self.part), strict=True))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.place.values()))
+
+
+def matrices(model: nn.Module) -> Iterator[tuple[int, int, bool]]:
+    """Rows, columns and bias of every matrix that a token is multiplied by."""
+    parameters = dict(model.named_parameters())
+    others = {id(m.weight) for m in model.modules() if isinstance(m, (CausalConv, Embedding))}
+    for name, p in parameters.items():
+        if p.ndim == 2 and name.rsplit(".", 1)[-1].startswith("weight") and id(p) not in others:
+            yield *p.shape, name.replace("weight", "bias") in parameters
+
+
+class Products:
+    """Forward and backward of a model's products, each on an input and an output gradient of its own."""
+
+    def __init__(self, model: nn.Module, tokens: int, precision: str, linear: type[nn.Linear]) -> None:
+        self.cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == MIXED)
+        dtype = torch.bfloat16 if precision == MIXED else torch.float32
+        sizes = list(matrices(model))
+        self.maps = [linear(columns, rows, bias) for rows, columns, bias in sizes]
+        self.xs = [torch.randn(tokens, n, dtype=dtype, requires_grad=True) for _, n, _ in sizes]
+        self.dys = [torch.randn(tokens, n, dtype=dtype) for n, _, _ in sizes]
+        self.leaves = [*self.xs, *(p for m in self.maps for p in m.parameters())]
+
+    def __call__(self) -> None:
+        """Run them."""
+        for leaf in self.leaves:
+            leaf.grad = None
+        with self.cast:
+            ys = [m(x) for m, x in zip(self.maps, self.xs, strict=True)]
+        torch.autograd.backward(ys, self.dys)
+
+
+def contenders(configs: Sequence[TrainConfig]) -> dict[Part, Callable[[], object]]:
+    """The step of each run and, for the library's own blocks, its products."""
+    text, made = noise(), dict[Part, Callable[[], object]]()
+    for config in configs:
+        step = made[Part(config, STEP)] = Step(config, text)
+        for part, linear in ((LINEAR, nn.Linear), (PROJECT, Project)) if config.model in BLOCKS else ():
+            tokens = config.batch * config.context
+            made[Part(config, part)] = Products(step.model, tokens, config.precision, linear)
+    return made
+
+
+def time_all(
+    runs: dict[Part, Callable[[], object]], repeats: int, say: Callable[[str], None]
+) -> dict[Part, Timing]:
+    """Interleaved times of all of them."""
+    timings = interleave({str(part): run for part, run in runs.items()}, repeats, say=say)
+    return {part: timings[str(part)] for part in runs}
+
+
+def row(part: Part, t: Timing) -> Row:
+    """What one contender's times say by themselves."""
+    tokens = part.config.batch * part.config.context
+    speed = {"tokens_per_s": tokens / t.median * 1e3} if part.part == STEP else {}
+    return {
+        **part.place,
+        "repeats": t.repeats,
+        "median_ms": t.median,
+        "q1_ms": t.low,
+        "q3_ms": t.high,
+        **speed,
+    }
+
+
+def ratios(part: Part, timings: dict[Part, Timing]) -> Row:
+    """A step over its products and over itself in fp32."""
+    if part.part != STEP:
+        return {}
+    others = {
+        "over_linear": part._replace(part=LINEAR),
+        "over_project": part._replace(part=PROJECT),
+        "over_fp32": part._replace(config=replace(part.config, precision=FULL)),
+    }
+    ms = timings[part].median
+    return {name: ms / timings[other].median for name, other in others.items() if other in timings}
+
+
+def steps(
+    configs: Sequence[TrainConfig], repeats: int, threads: int, say: Callable[[str], None]
+) -> list[Row]:
+    """Rows of each run in fp32 and in bf16-mixed."""
+    both = [replace(config, precision=precision) for config in configs for precision in (FULL, MIXED)]
+    timings = time_all(contenders(both), repeats, say)
+    rows = [{**row(part, t), **ratios(part, timings)} for part, t in timings.items()]
+    for part, found in zip(timings, rows, strict=True):
+        if part.part == STEP:
+            say(f"{part}: memory")
+            found["peak_mib"] = peak(part.config, threads)
+    return rows
+
+
+def contexts(config: TrainConfig, repeats: int, say: Callable[[str], None]) -> list[Row]:
+    """Rows of one model at equal tokens a step, cut into windows of different lengths."""
+    text = noise()
+    cuts = [replace(config, context=context, batch=max(1, TOKENS // context)) for context in CONTEXTS]
+    timings = time_all({Part(cut, STEP): Step(cut, text) for cut in cuts}, repeats, say)
+    shortest = next(iter(timings.values())).median
+    return [{**row(part, t), "over_shortest": t.median / shortest} for part, t in timings.items()]
+
+
+def peak_here(config: TrainConfig) -> float:
+    """MiB that weights, optimizer, gradients and activations take in this process."""
+    text = noise()
+    Step(replace(config, width=8, depth=1, batch=1, context=2), text)()
+
+    def train() -> None:
+        step = Step(config, text)
+        step()
+        step()
+
+    return risen(train)
+
+
+def peak(config: TrainConfig, threads: int) -> float | None:
+    """MiB that training takes in a fresh process."""
+    return fresh(__name__, [json.dumps(asdict(config)), threads], str(Part(config, STEP)))
+
+
+def plan(model: str, width: int, depth: int, batch: int, context: int) -> TrainConfig:
+    """A run of the benchmark. Raises ValueError that names an option."""
+    if model not in (known := (*BLOCKS, *TORCH)):
+        raise ValueError(f"model must be of {', '.join(known)}, got {model!r}")
+    return TrainConfig(model=model, width=width, depth=depth, batch=batch, context=context, device="cpu")
+
+
+def run(
+    configs: Sequence[TrainConfig], repeats: int, threads: int, say: Callable[[str], None]
+) -> Iterator[list[Row]]:
+    """Rows of all steps, then those against the context: of the library's own blocks."""
+    torch.set_num_threads(threads)
+    yield steps(configs, repeats, threads, say)
+    ours = [config for config in configs if config.model in BLOCKS]
+    yield [found for config in ours for found in contexts(config, repeats, say)]
+
+
+def _main(words: Sequence[Any]) -> None:
+    torch.set_num_threads(int(words[1]))
+    print(peak_here(TrainConfig(**json.loads(words[0]))))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

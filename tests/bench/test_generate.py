@@ -1,0 +1,59 @@
+import json
+
+import pytest
+import torch
+
+from recurra.bench import generate
+from recurra.bench.generate import Size
+from recurra.cli import bench
+from recurra.models import language_model
+
+
+@pytest.fixture
+def model():
+    return language_model("mingru", width=8, depth=1).eval()
+
+
+def test_a_text_is_timed_at_powers_of_ten(model, monkeypatch):
+    """Each token once, in order: `next` counts them."""
+    written = []
+    stream = generate.stream
+
+    def counted(*words):
+        for token in stream(*words):
+            written.append(token)
+            yield token
+
+    monkeypatch.setattr(generate, "stream", counted)
+    ends = [(row["at_token"], row["tokens"], len(written)) for row in generate.along(model, 100)]
+    assert ends == [(1, 9, 9), (10, 90, 99), (100, 100, 199)]
+
+
+def test_writing_is_timed_beside_reading(model):
+    row = generate.beside_reading(model, rounds=2)
+    assert row["tokens"] == 2 * generate.BLOCK
+    assert row["p99_us"] >= row["median_us"] > 0
+    assert row["over_read"] == row["median_us"] / row["read_us"]
+
+
+def test_generate_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, capsys):
+    pytest.importorskip("matplotlib")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(generate, "TEN_MILLION", Size("minlstm", 8, 2))
+    bench.generate(last=10, rounds=1, out=tmp_path)
+    rows = read(tmp_path / "generate.csv")
+    assert [row["at_token"] for row in rows] == ["", "1", "10"] * 2
+    assert [row["model"] for row in rows] == ["minlstm"] * 3 + ["mingru"] * 3
+    assert float(rows[0]["over_read"]) > 0
+    assert int(rows[3]["parameters"]) <= 1_500_000
+    assert json.loads((tmp_path / "generate.json").read_text())["threads"] == 1
+    assert (tmp_path / "generate.png").read_bytes().startswith(b"\x89PNG")
+    assert "resident_mib" in capsys.readouterr().out
+    assert torch.get_num_threads() == threads
+
+
+def test_the_large_model_has_ten_million_parameters():
+    size = generate.TEN_MILLION
+    with torch.device("meta"):
+        made = language_model(size.model, width=size.width, depth=size.depth)
+    assert 9.5e6 < sum(p.numel() for p in made.parameters()) < 10.5e6

@@ -1,0 +1,103 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from recurra.bench import memory, train
+from recurra.bench.language import TORCH, Step, build, noise
+from recurra.bench.train import LINEAR, MIXED, PROJECT, STEP
+from recurra.blocks.table import BLOCKS
+from recurra.cli import bench
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def plan():
+    """Options of a tiny run."""
+    return lambda model: train.plan(model, width=8, depth=2, batch=2, context=4)
+
+
+@pytest.mark.parametrize("model", train.MODELS)
+def test_a_step_trains_every_parameter(plan, model):
+    step = Step(plan(model), noise())
+    before = [p.clone() for p in step.model.parameters()]
+    step()
+    assert all(not torch.equal(p, old) for p, old in zip(step.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_torchs_layer_stands_in_the_plan_of_ours(plan, name):
+    """With the same weights the whole model says the same."""
+    ours, theirs = build(plan(TORCH[name][0])), build(plan(name))
+    weights = {key.replace("rnn.", "").replace("_l0", ""): p for key, p in theirs.state_dict().items()}
+    ours.load_state_dict(weights)
+    tokens = torch.randint(256, (2, 5))
+    torch.testing.assert_close(ours(tokens)[0], theirs(tokens)[0])
+
+
+@pytest.mark.parametrize("model", [name for name in train.MODELS if name in BLOCKS])
+def test_the_products_are_those_of_the_model(plan, model):
+    """All parameters but the embedding, the taps of the convolution and the weights of the norms."""
+    made, config = build(plan(model)), plan(model)
+    counted = sum(rows * columns + rows * bias for rows, columns, bias in train.matrices(made))
+    others = [made.embed, *(m for b in made.blocks for m in (b.conv, b.norm, b.mlp_norm)), made.head.norm]
+    total = sum(p.numel() for p in made.parameters())
+    assert counted == total - sum(p.numel() for m in others for p in m.parameters())
+    assert (256, config.width, False) in list(train.matrices(made))
+
+
+@pytest.mark.parametrize("precision", ["32-true", MIXED])
+@pytest.mark.parametrize("linear", [nn.Linear, train.Project])
+def test_products_make_every_gradient_anew(plan, precision, linear):
+    run = train.Products(build(plan("mingru")), 6, precision, linear)
+    run()
+    first = [leaf.grad for leaf in run.leaves]
+    run()
+    for leaf, old in zip(run.leaves, first, strict=True):
+        assert leaf.grad.dtype == leaf.dtype
+        assert torch.equal(leaf.grad, old)
+
+
+def test_train_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(train, "peak", lambda config, threads: 1.5)
+    monkeypatch.setattr(train, "CONTEXTS", (4, 8))
+    monkeypatch.setattr(train, "TOKENS", 8)
+    bench.train("mingru,nn.GRU", width=8, depth=1, batch=2, context=4, repeats=1, threads=1, out=tmp_path)
+    rows = read(tmp_path / "train.csv")
+    steps, contexts = [row for row in rows if not row["over_shortest"]], rows[-2:]
+    assert [(row["model"], row["precision"], row["part"]) for row in steps] == [
+        *(("mingru", p, part) for p in ("32-true", MIXED) for part in (STEP, LINEAR, PROJECT)),
+        *(("nn.GRU", p, STEP) for p in ("32-true", MIXED)),
+    ]
+    for row in steps:
+        assert float(row["median_ms"]) > 0
+        assert (row["part"] == STEP) == bool(row["peak_mib"]) == bool(row["tokens_per_s"])
+        assert (
+            bool(row["over_linear"])
+            == bool(row["over_project"])
+            == (row["part"] == STEP and row["model"] == "mingru")
+        )
+    assert float(steps[0]["over_fp32"]) == 1
+    assert [(row["context"], row["batch"]) for row in contexts] == [("4", "2"), ("8", "1")]
+    assert float(contexts[0]["over_shortest"]) == 1
+    assert json.loads((tmp_path / "train.json").read_text())["threads"] == 1
+    assert (tmp_path / "train.png").read_bytes().startswith(PNG)
+    assert "peak_mib" in capsys.readouterr().out
+
+
+def test_the_picture_of_torchs_layers_alone(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(train, "peak", lambda config, threads: None)
+    bench.train("nn.LSTM", width=8, depth=1, batch=1, context=4, repeats=1, threads=1, out=tmp_path)
+    assert (tmp_path / "train.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.skipif(not memory.CLEAR.exists(), reason="peak memory is measured on Linux alone")
+def test_peak_memory_holds_weights_moments_and_gradients():
+    config = replace(train.plan("mingru", width=1024, depth=1, batch=1, context=2), mlp=0.0, expansion=0.125)
+    weights = sum(4 * p.numel() for p in build(config).parameters()) / 2**20
+    assert 4 * weights < train.peak(config, 1) < 8 * weights + 16
