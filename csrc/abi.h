@@ -74,9 +74,33 @@ struct Cell {
   void *dstate_n, *dstate;
 };
 
+// One step of Conv; everything contiguous, the weights as the layer keeps them: [width, taps], dtype of x.
+struct ConvStep {
+  i64 dtype, batch, width, taps;
+  void *x, *weight, *bias, *state;  // [batch, width], [width, taps], [width] or null, [batch, taps - 1, width]
+  void *y, *state_n;
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
-  void *x, *weight, *bias, *y;  // [rows, inputs], [outputs, inputs], [outputs] or null, [rows, outputs]
+  void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
+  void *added, *y;          // [rows, outputs], added to the product unless null
+};
+
+// Rows of dweight: one for each block of this many rows, summed by the caller.
+constexpr i64 kNormBlock = 64;
+
+struct Norm {
+  i64 dtype, threads, rows, width;
+  double eps;
+  void *x, *added, *weight, *sum, *y;  // added and its sum with x null where nothing is added
+  void* scale;                         // [rows] in the state's dtype, or null
+  void *dsum, *dy, *dx, *dweight;      // backward only, where x is the sum; dsum null where y alone is used
+};
+
+struct Gelu {
+  i64 dtype, threads, count;
+  void *x, *dy, *y;  // dy for the backward pass alone, which writes dx to y
 };
 
 // One step of a layer: its gates, then one step of its recurrence over them.
@@ -92,9 +116,25 @@ struct Product {
   i64 a_row, a_depth;
   const float* b;
   i64 b_depth, b_column;
-  const float* bias;  // [columns] or null
-  float* c;           // [rows, columns]
+  const float* bias;   // [columns] or null
+  const float* added;  // [rows, columns], added to the product unless null
+  float* c;            // [rows, columns]
   float* scratch;     // depth x min(columns rounded up to 32, 512), or depth x 32 where b_column is 1
+};
+
+struct Copy {
+  void *to, *from;
+  i64 bytes;
+};
+
+// Calls of the exported functions, made one after the other: a step of a whole model.
+struct Call {
+  void (*function)(const void* record);
+  const void* record;
+};
+struct Replay {
+  i64 count;
+  const Call* calls;
 };
 
 // What one instruction set's compilation offers.
@@ -102,6 +142,9 @@ struct Kernels {
   void (*scan)(const Scan&, bool forward);
   void (*conv)(const Conv&, bool forward);
   void (*cell)(const Cell&, bool forward);
+  void (*conv_step)(const ConvStep&);
+  void (*norm)(const Norm&, bool forward);
+  void (*gelu)(const Gelu&, bool forward);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
 };

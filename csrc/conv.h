@@ -93,6 +93,37 @@ struct ConvLoop {
   }
 };
 
+// One step, channel by channel: so few operations that the order of memory does not matter.
+template <class P>
+inline void run_conv_step(const ConvStep& s) {
+  using Element = typename P::Element;
+  using State = typename P::State;
+  using Number = typename State::Element;
+  const Element *x = static_cast<const Element*>(s.x), *bias = static_cast<const Element*>(s.bias);
+  const Element* weight = static_cast<const Element*>(s.weight);
+  const i64 history = s.taps - 1;
+  for (i64 b = 0; b < s.batch; ++b) {
+    const Number* before = static_cast<const Number*>(s.state) + b * history * s.width;
+    Number* after = static_cast<Number*>(s.state_n) + b * history * s.width;
+    for (i64 c = 0; c < s.width; ++c) {
+      const auto now = P::get(x + b * s.width + c);
+      auto sum = bias ? P::get(bias + c) : 0;
+      for (i64 j = 0; j < history; ++j) sum += P::get(weight + c * s.taps + j) * before[j * s.width + c];
+      sum += P::get(weight + c * s.taps + history) * now;
+      P::put(static_cast<Element*>(s.y) + b * s.width + c, sum);
+      for (i64 j = 0; j < history; ++j) after[j * s.width + c] = j + 1 < history ? before[(j + 1) * s.width + c] : now;
+    }
+  }
+}
+
+inline void conv_step(const ConvStep& s) {
+  switch (s.dtype) {
+    case kFloat32: return run_conv_step<Real<float>>(s);
+    case kFloat64: return run_conv_step<Real<double>>(s);
+    case kBfloat16: return run_conv_step<Real<bf16>>(s);
+  }
+}
+
 template <class P>
 inline void run_conv(const Conv& s, bool forward) {
   each_strip<P, ConvLoop<P>::kRegisters>(s.batch, s.width, s.threads, [&](i64 b, i64 first, i64 width) {

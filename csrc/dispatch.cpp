@@ -1,4 +1,6 @@
 // The exported functions, and the choice of the instruction set at run time.
+#include <cstring>
+
 #include "abi.h"
 
 #if defined(__linux__)
@@ -74,6 +76,15 @@ EXPORT void recurra_layer_step(const recurra::LayerStep* s) {
   const recurra::Kernels* const kernels = recurra::kTables[recurra::current];
   kernels->matvec(s->gates);
   kernels->scan(s->scan, true);
+}
+EXPORT void recurra_conv_step(const recurra::ConvStep* s) { recurra::kTables[recurra::current]->conv_step(*s); }
+EXPORT void recurra_norm_forward(const recurra::Norm* s) { recurra::kTables[recurra::current]->norm(*s, true); }
+EXPORT void recurra_norm_backward(const recurra::Norm* s) { recurra::kTables[recurra::current]->norm(*s, false); }
+EXPORT void recurra_gelu_forward(const recurra::Gelu* s) { recurra::kTables[recurra::current]->gelu(*s, true); }
+EXPORT void recurra_gelu_backward(const recurra::Gelu* s) { recurra::kTables[recurra::current]->gelu(*s, false); }
+EXPORT void recurra_copy(const recurra::Copy* s) { std::memcpy(s->to, s->from, s->bytes); }
+EXPORT void recurra_replay(const recurra::Replay* s) {
+  for (std::int64_t i = 0; i < s->count; ++i) s->calls[i].function(s->calls[i].record);
 }
 EXPORT void recurra_product(const recurra::Product* s) { recurra::kTables[recurra::current]->product(*s); }
 

@@ -1,13 +1,15 @@
 // All kernels for one instruction set. Compiled once for each, with RECURRA_LEVEL naming the namespace.
 #include "cell.h"
 #include "conv.h"
+#include "gelu.h"
 #include "linear.h"
 #include "matvec.h"
+#include "norm.h"
 #include "product.h"
 
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, cell, matvec, product};
+const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -1,4 +1,4 @@
-// y = x W^T + bias for few rows of x: the weights are read once, in order, at the speed of memory.
+// y = x W^T + bias + added for few rows of x: the weights are read once, in order, at the speed of memory.
 #pragma once
 
 #include "abi.h"
@@ -42,7 +42,9 @@ struct RowProduct {
 
   void write(i64 r, i64 output, T value) const {
     if (s.bias) value += P::get(static_cast<const Element*>(s.bias) + output);
-    P::put(static_cast<Element*>(s.y) + r * s.outputs + output, value);
+    const i64 at = r * s.outputs + output;
+    if (s.added) value += P::get(static_cast<const Element*>(s.added) + at);
+    P::put(static_cast<Element*>(s.y) + at, value);
   }
 
   void output(i64 o) const {

@@ -1,4 +1,4 @@
-// C = A B + bias in fp32: the matrix product of a layer, of its input's gradient and of its weights'.
+// C = A B + bias + added in fp32: the matrix product of a layer, of its input's gradient and of its weights'.
 //
 // It is here because recurrent layers live or die by it: on AMD processors with AVX-512 the library behind
 // torch's product stays at half the machine's rate. A tile of C is held in registers while one block of the
@@ -69,9 +69,15 @@ struct ProductLoop {
   void add(const V* sum, bool first, i64 row, i64 column) const {
     float* c = s.c + row * s.columns + column;
     each_register<P>(least(kStrip, s.columns - column), [&](i64 v, i64 at, auto n) {
-      V before = first ? (s.bias ? load<P>(s.bias + column + at, n) : V{}) : load<P>(c + at, n);
-      store<P>(c + at, before + sum[v], n);
+      store<P>(c + at, (first ? start(row, column + at, n) : load<P>(c + at, n)) + sum[v], n);
     });
+  }
+
+  template <class N>
+  V start(i64 row, i64 column, N n) const {
+    V v = s.bias ? load<P>(s.bias + column, n) : V{};
+    if (s.added) v += load<P>(s.added + row * s.columns + column, n);
+    return v;
   }
 
   void rows(i64 from, i64 to, i64 depth, i64 column, i64 columns) const {

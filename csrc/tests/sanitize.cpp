@@ -191,8 +191,43 @@ void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 out
   Buffer y(dtype, rows * outputs);
   x.fill(), weight.fill(), bias.fill();
   char* const added = rows > 1 ? bias.data() : nullptr;
-  kernels.matvec({dtype, 1 + rows % 2, rows, inputs, outputs, x.data(), weight.data(), added, y.data()});
+  kernels.matvec({dtype, 1 + rows % 2, rows, inputs, outputs, x.data(), weight.data(), added, nullptr, y.data()});
   y.require_written("matvec y");
+}
+
+void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width) {
+  const i64 state = state_dtype(dtype), blocks = (rows + kNormBlock - 1) / kNormBlock;
+  Buffer x(dtype, rows * width), added(dtype, rows * width), weight(dtype, width), sum(dtype, rows * width);
+  Buffer y(dtype, rows * width), scale(state, rows), dx(dtype, rows * width), dweight(state, blocks * width);
+  x.fill(), added.fill(), weight.fill();
+  Norm norm{};
+  norm.dtype = dtype, norm.threads = 1 + rows % 2, norm.rows = rows, norm.width = width, norm.eps = 1e-6;
+  norm.x = x.data(), norm.weight = weight.data(), norm.y = y.data(), norm.scale = scale.data();
+  if (rows > 1) norm.added = added.data(), norm.sum = sum.data();
+  kernels.norm(norm, true);
+  y.require_written("norm y"), scale.require_written("norm scale");
+
+  norm.dy = y.data(), norm.dx = dx.data(), norm.dweight = dweight.data(), norm.dsum = norm.added;
+  kernels.norm(norm, false);
+  dx.require_written("norm dx"), dweight.require_written("norm dweight");
+}
+
+void run_gelu(const Kernels& kernels, i64 dtype, i64 count) {
+  Buffer x(dtype, count), y(dtype, count), dx(dtype, count);
+  x.fill();
+  kernels.gelu({dtype, 1 + count % 2, count, x.data(), nullptr, y.data()}, true);
+  kernels.gelu({dtype, 1 + count % 2, count, x.data(), y.data(), dx.data()}, false);
+  y.require_written("gelu y"), dx.require_written("gelu dx");
+}
+
+void run_conv_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 taps) {
+  const i64 state = state_dtype(dtype), history = batch * (taps - 1) * width;
+  Buffer x(dtype, batch * width), weight(dtype, taps * width), bias(dtype, width), y(dtype, batch * width);
+  Buffer before(state, history), after(state, history);
+  x.fill(), weight.fill(), bias.fill(), before.fill();
+  char* const added = batch > 1 ? bias.data() : nullptr;
+  kernels.conv_step({dtype, batch, width, taps, x.data(), weight.data(), added, before.data(), y.data(), after.data()});
+  y.require_written("conv step y"), after.require_written("conv step state");
 }
 
 void run_product(const Kernels& kernels, i64 rows, i64 columns, i64 depth, bool a_turned, bool b_turned) {
@@ -233,6 +268,9 @@ void run(const char* name, const Kernels& kernels) {
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
       for (i64 rows : {1, 3, 4, 16}) {
         for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
+        for (i64 taps : {1, 4}) run_conv_step(kernels, dtype, rows, width, taps);
+        run_norm(kernels, dtype, 20 * rows - 19, width);
+        run_gelu(kernels, dtype, 1500 * rows * width);
       }
     }
   }

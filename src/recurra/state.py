@@ -25,6 +25,7 @@ __all__ = [
     "LinearState",
     "MinRNNState",
     "ShiftState",
+    "apply",
     "concatenate",
     "detach",
     "load",
@@ -107,7 +108,8 @@ def _structure(state: Any) -> Any:
     return (type(state), len(state)) if isinstance(state, tuple | list) else isinstance(state, Tensor)
 
 
-def _map(f: Callable[..., Any], *states: S) -> S:
+def apply(f: Callable[..., Any], *states: S) -> S:
+    """f of each tensor of a state, or of the tensors at one place of several; in the same structure."""
     first: Any = states[0]
     if not isinstance(first, Tensor | tuple | list):
         raise TypeError(f"state must be made of tensors, tuples and lists, got {type(first).__name__}")
@@ -115,13 +117,13 @@ def _map(f: Callable[..., Any], *states: S) -> S:
         raise ValueError("states differ in structure")
     if isinstance(first, Tensor):
         return cast(S, f(*states))
-    parts = [_map(f, *parts) for parts in zip(*cast(Any, states), strict=True)]
+    parts = [apply(f, *parts) for parts in zip(*cast(Any, states), strict=True)]
     return cast(S, type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts))
 
 
 def detach(state: S) -> S:
     """The same state cut from the graph that made it (truncated back-propagation through time)."""
-    return _map(Tensor.detach, state)
+    return apply(Tensor.detach, state)
 
 
 def to(state: S, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> S:
@@ -132,7 +134,7 @@ def to(state: S, device: torch.device | str | None = None, dtype: torch.dtype | 
             return x.to(device=device)
         return x.to(device=device, dtype=dtype.to_complex() if x.is_complex() else dtype)
 
-    return _map(move, state)
+    return apply(move, state)
 
 
 def _index(rows: Tensor | Sequence[int] | slice, size: int) -> Tensor:
@@ -153,7 +155,7 @@ def select(state: S, rows: Tensor | Sequence[int] | slice, dim: int = 0) -> S:
 
     rows: integers, a mask or a slice. Raises IndexError for a row that is not there.
     """
-    return _map(lambda x: x.index_select(dim, _index(rows, x.shape[dim]).to(x.device)), state)
+    return apply(lambda x: x.index_select(dim, _index(rows, x.shape[dim]).to(x.device)), state)
 
 
 def concatenate(states: Sequence[S], dim: int = 0) -> S:
@@ -163,7 +165,7 @@ def concatenate(states: Sequence[S], dim: int = 0) -> S:
     """
     if not states:
         raise ValueError("states must hold at least one state")
-    return _map(lambda *xs: torch.cat(xs, dim), *_level(states))
+    return apply(lambda *xs: torch.cat(xs, dim), *_level(states))
 
 
 def _level(states: Sequence[S]) -> Sequence[S]:

@@ -63,3 +63,15 @@ def test_products(shape: tuple[int, int, int]) -> None:
     x, weight = torch.randn(rows, width), torch.randn(out, width)
     same_bits(lambda: (native.matvec(x, weight, None), native.product(x, weight, None)))
     same_bits(lambda: (native.product(x, weight.t().contiguous().t(), None),))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pointwise(dtype: torch.dtype) -> None:
+    shapes = ((131, 257), (131, 257), (257,))
+    x, added, weight = leaves = [torch.randn(s).to(dtype).requires_grad_() for s in shapes]
+
+    def run() -> tuple[Tensor, ...]:
+        y = (*ops.add_rms_norm(x, added, weight), ops.gelu(x))
+        return (*y, *torch.autograd.grad(y, leaves, [t.detach() for t in y]))
+
+    same_bits(run)

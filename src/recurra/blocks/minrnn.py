@@ -13,7 +13,7 @@ from recurra.ops.linear import state_dtype
 from recurra.parts.conv import CausalConv
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
-from recurra.parts.norm import NORMS
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 from recurra.state import ConvState, MinRNNState
 
 __all__ = ["MinRNNBlock", "MinRNNConfig"]
@@ -81,6 +81,8 @@ class MinRNNBlock(nn.Module):
 
     # Optional submodules: torch's own types know of none.
     conv: CausalConv | None
+    norm: RMSNorm | LayerNorm
+    mlp_norm: RMSNorm | LayerNorm | None
     mlp: MLP | None
 
     def __init__(self, config: MinRNNConfig) -> None:
@@ -102,10 +104,11 @@ class MinRNNBlock(nn.Module):
         """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
         self._check(x, ("batch", "time"))
         conv, layer = (None, None) if state is None else state
+        filtered = None
         if self.conv is not None:
-            y, conv = self.conv(x, conv, reset, lengths)
-            x = x + y
-        y, layer = self.layer(self.norm(x), layer, reset, lengths)
+            filtered, conv = self.conv(x, conv, reset, lengths)
+        x, normed = self.norm.after(x, filtered)
+        y, layer = self.layer(normed, layer, reset, lengths)
         y = self._mix(x, y)
         if lengths is not None:
             alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
@@ -116,22 +119,21 @@ class MinRNNBlock(nn.Module):
         """One step: y_t [B, width] and the state, from x_t [B, width]."""
         self._check(x_t, ("batch",))
         conv, layer = (None, None) if state is None else state
+        filtered = None
         if self.conv is not None:
-            y, conv = self.conv.step(x_t, conv)
-            x_t = x_t + y
-        y, layer = self.layer.step(self.norm(x_t), layer)
+            filtered, conv = self.conv.step(x_t, conv)
+        x_t, normed = self.norm.after(x_t, filtered)
+        y, layer = self.layer.step(normed, layer)
         return self._mix(x_t, y), MinRNNState(_history(x_t, conv), layer)
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
-        """What follows the recurrence, each position by itself."""
-        x = x + self._drop(self.out(y))
-        if self.mlp is not None and self.mlp_norm is not None:
-            x = x + self._drop(self.mlp(self.mlp_norm(x)))
-        return x
-
-    def _drop(self, y: Tensor) -> Tensor:
-        p = self.config.dropout
-        return dropout(y, p) if p and self.training else y
+        """What follows the recurrence, each position by itself; residual sums go with norms and products."""
+        p = self.config.dropout if self.training else 0.0
+        if self.mlp is None or self.mlp_norm is None:
+            return x + dropout(self.out(y), p) if p else self.out(y, x)
+        out = self.out(y)
+        x, normed = self.mlp_norm.after(x, dropout(out, p) if p else out)
+        return x + dropout(self.mlp(normed), p) if p else self.mlp(normed, x)
 
     def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
         width = self.config.width

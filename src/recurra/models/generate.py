@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from recurra.models.stepper import stepper
+from recurra.state import apply
+
 __all__ = ["Generation", "Prompts", "Sampler"]
 
 Prompts = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -89,18 +92,19 @@ class Generation(Iterator[Tensor]):
         # The token that was drawn last and not yet read.
         self._unread: Tensor | None = None
         with torch.no_grad(), _evaluating(model):
-            self._logits, self._state = _read(model, tokens, lengths, state)
+            self._logits, after = _read(model, tokens, lengths, state)
+            self._step = stepper(model, after)
 
     @property
     def state(self) -> Any:
         """The model's state after all prompts and tokens so far, the last token included."""
         with torch.no_grad(), _evaluating(self._model):
             self._advance()
-        return self._state
+            return apply(torch.clone, self._step.state)
 
     def _advance(self) -> None:
         if self._unread is not None:
-            self._logits, self._state = self._model.step(self._unread, self._state)
+            self._logits = self._step(self._unread)
             self._unread = None
 
     def __next__(self) -> Tensor:

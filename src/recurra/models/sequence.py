@@ -101,11 +101,15 @@ class SequenceModel(nn.Module):
         """One step: logits [B, vocabulary] and the state, from token [B]."""
         if token.ndim != 1:
             raise ValueError(f"token must be [batch], got {list(token.shape)}")
-        x, ends = self.embed(token), []
+        return self.decode(self.embed(token), state)
+
+    def decode(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """`step` from what the embedding made of a token, x_t [B, width]."""
+        ends = []
         for block, begin in zip(self.blocks, self._states(state), strict=True):
-            x, end = block.step(x, begin)
+            x_t, end = block.step(x_t, begin)
             ends.append(end)
-        return self.head(x), tuple(ends)
+        return self.head(x_t), tuple(ends)
 
     def _states(self, state: State | None) -> Sequence[Any]:
         if state is None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from recurra.ops import native
 from recurra.ops.linear import state_dtype
 from recurra.ops.masks import check, living, widen
-from recurra.ops.registry import define, pullback, transforms_active
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import ConvState
 
-__all__ = ["causal_conv", "causal_conv_step"]
+__all__ = ["causal_conv", "causal_conv_step", "conv_step"]
 
 
 def causal_conv_step(
@@ -23,7 +23,7 @@ def causal_conv_step(
 ) -> tuple[Tensor, ConvState]:
     """y_t = bias + sum_j w_j x_{t-K+1+j}: the definition. x [B, D], weight [D, K], state.x [B, K-1, D]."""
     seen = torch.cat([state.x, x[:, None].to(state.x.dtype)], 1)
-    y = torch.einsum("bkd,dk->bd", seen, weight.to(seen.dtype))
+    y = (seen * weight.t().to(seen.dtype)).sum(1)
     y = y if bias is None else y + bias
     return y.to(x.dtype), ConvState(seen[:, 1:])
 
@@ -184,3 +184,13 @@ def causal_conv(
     form = OP if fused else conv_open
     y, state_n = form(x, weight, bias, _start(state, x, weight.shape[1]), reset, lengths)
     return y, ConvState(state_n)
+
+
+def conv_step(x: Tensor, state: ConvState, weight: Tensor, bias: Tensor) -> tuple[Tensor, ConvState]:
+    """`causal_conv_step`; where nothing watches, in one call of the kernels."""
+    known = (x, weight, bias, state.x)
+    kept = state.x.is_cpu and state.x.dtype == native.STATES.get(x.dtype)
+    if kept and unobserved(*known) and native.takes(*known[:3]) and all(t.is_contiguous() for t in known):
+        y, state_n = native.conv_step(x, weight, bias, state.x)
+        return y, ConvState(state_n)
+    return causal_conv_step(x, state, weight, bias)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from recurra.ops.native.tape import recording
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 LIBRARY = torch.library.Library("recurra", "DEF")
@@ -34,7 +36,8 @@ def unobserved(*tensors: Tensor) -> bool:
     for x in tensors:
         if type(x) not in _PLAIN:
             return False
-    return not torch._C._len_torch_dispatch_stack()
+    # A tape looks for what is not a kernel; it may be passed by.
+    return torch._C._len_torch_dispatch_stack() == int(recording())
 
 
 def define(

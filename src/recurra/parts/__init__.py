@@ -4,6 +4,6 @@ from recurra.parts.conv import CausalConv
 from recurra.parts.embedding import Embedding
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP, SwiGLU
-from recurra.parts.norm import NORMS, RMSNorm
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 
-__all__ = ["MLP", "NORMS", "CausalConv", "Embedding", "Linear", "RMSNorm", "SwiGLU"]
+__all__ = ["MLP", "NORMS", "CausalConv", "Embedding", "LayerNorm", "Linear", "RMSNorm", "SwiGLU"]

@@ -8,7 +8,7 @@ __all__ = ["Linear"]
 
 
 class Linear(nn.Linear):
-    """y = x W^T + b for x [..., I], weight [O, I]: `nn.Linear` by way of `ops.project`."""
+    """y = x W^T + b + added for x [..., I], weight [O, I]: `nn.Linear` by way of `ops.project`."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name
-        return project(input, self.weight, self.bias)
+    def forward(self, input: Tensor, added: Tensor | None = None) -> Tensor:  # noqa: A002 - nn.Linear's name
+        return project(input, self.weight, self.bias, added)

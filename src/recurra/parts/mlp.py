@@ -1,22 +1,23 @@
 """What a block does with each position by itself."""
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import silu
 
+from recurra.ops.gelu import gelu
 from recurra.parts.linear import Linear
 
 __all__ = ["MLP", "SwiGLU"]
 
 
 class MLP(nn.Module):
-    """y = W_2 gelu(W_1 x + b_1) + b_2, each position by itself; x, y [..., width], inside `hidden`."""
+    """y = W_2 gelu(W_1 x + b_1) + b_2 + added, each position by itself; x [..., width]."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.up, self.down = Linear(width, hidden), Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(gelu(self.up(x)))
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        y: Tensor = self.down(gelu(self.up(x)), added)
         return y
 
 

@@ -1,26 +1,43 @@
-"""Norms over the last axis, by their names in a config."""
+"""Norms over the last axis, each with the residual sum in front of it; by their names in a config."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
-__all__ = ["NORMS", "RMSNorm"]
+from recurra.ops.norm import EPS, add_rms_norm
+
+__all__ = ["NORMS", "LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):
     """y = w x / sqrt(mean(x^2) + 1e-6) over the last axis (arXiv 1910.07467, equation 4)."""
 
-    EPS = 1e-6
+    EPS = EPS
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight.shape, self.weight, self.EPS)
+        return self.after(x, None)[1]
+
+    def after(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """s = x + added (None: x itself), and the norm of s."""
+        return add_rms_norm(x, added, self.weight)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}"
 
 
-NORMS: dict[str, type[nn.Module]] = {"rms": RMSNorm, "layer": nn.LayerNorm}
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm over the last axis (arXiv 1607.06450)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+
+    def after(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """s = x + added (None: x itself), and the norm of s."""
+        total = x if added is None else x + added
+        return total, self(total)
+
+
+NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}

@@ -1,11 +1,14 @@
 """The C++ kernels: one file for the calls of each header in csrc/."""
 
 from recurra.ops.native.cells import cell, cell_backward
-from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward
+from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
+from recurra.ops.native.gelus import gelu, gelu_backward
 from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
 from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes
+from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
+from recurra.ops.native.tape import NotRecordableError, Tape, recording
 
 __all__ = [
     "GATES",
@@ -13,20 +16,28 @@ __all__ = [
     "MAX_TAPS",
     "PARALLEL",
     "STATES",
+    "NotRecordableError",
+    "Tape",
     "as_rows",
     "available",
     "cell",
     "cell_backward",
     "conv",
     "conv_backward",
+    "conv_step",
     "empty_as",
     "empty_rows",
+    "gelu",
+    "gelu_backward",
     "lay_out",
     "layer_step",
     "level",
     "matvec",
+    "norm",
+    "norm_backward",
     "prefers_product",
     "product",
+    "recording",
     "scan",
     "scan_backward",
     "select",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recurra.ops.native.layout import advise, as_rows, empty_as, empty_rows, pointer, view_of
-from recurra.ops.native.library import DTYPES, require, threads_for
+from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 # The order is that of `CellKind` in csrc/abi.h.
 CELLS = {"gru": 0, "lstm": 1}
@@ -38,7 +38,7 @@ def cell(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, state_n) of a memory-mixing cell; state [states, B, H], and weight and bias in its dtype."""
-    library = require(gates)
+    require(gates)
     width = state.shape[2]
     y, state = advise(empty_rows(gates, width)), state.contiguous()
     if not y.numel():
@@ -48,7 +48,7 @@ def cell(
     head = _cell_head(kind, x, width, reset, lengths, reverse)
     matrix, states = (weight.data_ptr(), bias.data_ptr()), (state.data_ptr(), state_n.data_ptr())
     record = _CELL.pack(*head, *matrix, *view_of(y), *states, scratch.data_ptr(), *(0,) * 11)
-    library.recurra_cell_forward(record)
+    call("cell_forward", record)
     return y, state_n
 
 
@@ -67,7 +67,8 @@ def cell_backward(
     mixed: before [B, T, H], h_{t-1} as step t saw it, and before weight^T + bias, contiguous, which is
     overwritten by its own gradient.
     """
-    library, (dy, dstate_n), (before, recurrent) = require(gates), cotangents, mixed
+    require(gates)
+    (dy, dstate_n), (before, recurrent) = cotangents, mixed
     dgates, state, before = advise(empty_as(gates)), state.contiguous(), before.contiguous()
     dstate_n = dstate_n.to(state.dtype).contiguous()
     if not before.numel():
@@ -83,5 +84,5 @@ def cell_backward(
     starts = (weight.data_ptr(), 0, 0, 0, 0, state.data_ptr(), 0, scratch.data_ptr())
     steps = (before.data_ptr(), recurrent.data_ptr(), memory.data_ptr())
     ends = (dstate_n.data_ptr(), dstate.data_ptr())
-    library.recurra_cell_backward(_CELL.pack(*head, *starts, *view_of(dy), *view_of(dgates), *steps, *ends))
+    call("cell_backward", _CELL.pack(*head, *starts, *view_of(dy), *view_of(dgates), *steps, *ends))
     return dgates, dstate

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from recurra.ops.native.layout import advise, as_rows, empty_as, pointer, view_of
-from recurra.ops.native.library import DTYPES, require, threads_for
+from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 MAX_TAPS = 16  # kMaxTaps in csrc/conv.h
 _CONV = struct.Struct("28q")
+_CONV_STEP = struct.Struct("10q")
 
 
 def conv(
@@ -21,7 +22,7 @@ def conv(
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(y, state_n) of the causal depthwise convolution; weight [D, K], state [B, K-1, D] in its dtype."""
-    library = require(x)
+    require(x)
     y, x, state = advise(empty_as(x)), as_rows(x), state.contiguous()
     state_n = torch.empty_like(state)
     if not y.numel():
@@ -31,7 +32,7 @@ def conv(
     fields = (DTYPES[x.dtype], threads_for(y.numel()), *x.shape, weight.shape[1])
     masks = (pointer(reset), pointer(lengths))
     tensors = (taps.data_ptr(), pointer(bias), state.data_ptr(), state_n.data_ptr())
-    library.recurra_conv_forward(_CONV.pack(*fields, *masks, *view_of(x), *view_of(y), *tensors, *(0,) * 10))
+    call("conv_forward", _CONV.pack(*fields, *masks, *view_of(x), *view_of(y), *tensors, *(0,) * 10))
     return y, state_n
 
 
@@ -45,7 +46,7 @@ def conv_backward(
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and state."""
-    library = require(x)
+    require(x)
     dx, x, dy, state = advise(empty_as(x)), as_rows(x), as_rows(dy.to(x.dtype)), state.contiguous()
     dstate, dstate_n = torch.empty_like(state), dstate_n.to(state.dtype).contiguous()
     batch, _, width = x.shape
@@ -57,5 +58,13 @@ def conv_backward(
     masks = (pointer(reset), pointer(lengths))
     tensors = (taps.data_ptr(), 0, state.data_ptr(), 0, *view_of(dy), dstate_n.data_ptr(), *view_of(dx))
     grads = (dweight.data_ptr(), dbias.data_ptr(), dstate.data_ptr())
-    library.recurra_conv_backward(_CONV.pack(*fields, *masks, *view_of(x), 0, 0, 0, *tensors, *grads))
+    call("conv_backward", _CONV.pack(*fields, *masks, *view_of(x), 0, 0, 0, *tensors, *grads))
     return dx, dweight.sum(0).t().to(weight.dtype).contiguous(), dbias.sum(0).to(weight.dtype), dstate
+
+
+def conv_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, state_n) of one step; x [B, D], weight [D, K], state [B, K-1, D], all contiguous (unchecked)."""
+    y, state_n = torch.empty_like(x), torch.empty_like(state)
+    fields = (DTYPES[x.dtype], *x.shape, weight.shape[1], x.data_ptr(), weight.data_ptr(), pointer(bias))
+    call("conv_step", _CONV_STEP.pack(*fields, state.data_ptr(), y.data_ptr(), state_n.data_ptr()))
+    return y, state_n

@@ -7,6 +7,7 @@ The library has a plain C ABI and knows neither Python nor torch. Every call pas
 import ctypes
 import importlib.util
 import os
+import threading
 import warnings
 from functools import cache
 
@@ -24,6 +25,13 @@ EXPORTS = (
     "conv_backward",
     "cell_forward",
     "cell_backward",
+    "conv_step",
+    "norm_forward",
+    "norm_backward",
+    "gelu_forward",
+    "gelu_backward",
+    "copy",
+    "replay",
     "matvec",
     "layer_step",
     "product",
@@ -117,6 +125,27 @@ def require(*tensors: Tensor) -> ctypes.CDLL:
         got = ", ".join(f"{x.dtype} on {x.device}" for x in tensors)
         raise RuntimeError(f"the native kernels take CPU tensors of one dtype of {list(DTYPES)}, got {got}")
     return library
+
+
+class _Tapes(threading.local):
+    """Of each thread: the calls that are being recorded, if they are."""
+
+    calls: list[tuple[str, bytes]] | None = None
+
+
+tapes = _Tapes()
+
+
+def call(name: str, record: bytes) -> None:
+    """Call an exported function with its record."""
+    getattr(require_library(), f"recurra_{name}")(record)
+    if tapes.calls is not None:
+        tapes.calls.append((name, record))
+
+
+def address(name: str) -> int:
+    """Where an exported function begins."""
+    return ctypes.cast(getattr(require_library(), f"recurra_{name}"), ctypes.c_void_p).value or 0
 
 
 def threads_for(outputs: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recurra.ops.native.layout import advise, as_rows, empty_as, empty_rows, pointer, view_of, views_of
-from recurra.ops.native.library import DTYPES, require, require_library, threads_for
+from recurra.ops.native.library import DTYPES, call, require, threads_for
 from recurra.ops.native.products import matvec_fields
 
 # The order is that of the `Gate` enumeration in csrc/abi.h.
@@ -24,7 +24,7 @@ GATES = {
     "minlstm_unnormalized_tanh": 9,
 }
 _SCAN = struct.Struct("37q")
-_LAYER_STEP = struct.Struct("32q 112x")  # a Matvec, and a Scan whose backward fields stay zero
+_LAYER_STEP = struct.Struct("33q 112x")  # a Matvec, and a Scan whose backward fields stay zero
 
 
 def scan(
@@ -36,7 +36,7 @@ def scan(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, h_n) of a gated linear recurrence. inputs: a and b, or one tensor of fused gates."""
-    library = require(*inputs)
+    require(*inputs)
     xs, h_0 = tuple(as_rows(x) for x in inputs), h_0.contiguous()
     batch, time = xs[0].shape[:2]
     width = math.prod(h_0.shape[1:])
@@ -55,7 +55,7 @@ def scan(
         h_n.data_ptr(),
         *(0,) * 14,
     )
-    library.recurra_scan_forward(record)
+    call("scan_forward", record)
     return y, h_n
 
 
@@ -71,7 +71,7 @@ def scan_backward(
     reverse: bool,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Gradients of every input and of h_0, from those of y and h_n."""
-    library = require(*inputs, y)
+    require(*inputs, y)
     xs, h_0, dh_n = tuple(as_rows(x) for x in inputs), h_0.contiguous(), dh_n.to(h_0.dtype).contiguous()
     batch, time = xs[0].shape[:2]
     width = math.prod(h_0.shape[1:])
@@ -85,7 +85,7 @@ def scan_backward(
     record = _SCAN.pack(
         *fields, *masks, *views_of(xs, width), *view_of(y), *states, *views_of(rows, width), dh_0.data_ptr()
     )
-    library.recurra_scan_backward(record)
+    call("scan_backward", record)
     return dxs, dh_0
 
 
@@ -100,10 +100,10 @@ def layer_step(gate: str, x: Tensor, weight: Tensor, bias: Tensor | None, h: Ten
     y = h_n if h.dtype == dtype else x.new_empty(batch, width)
     at, skip = gates.data_ptr(), gates.element_size() * width
     record = _LAYER_STEP.pack(
-        *matvec_fields(x, weight, bias, gates),
+        *matvec_fields(x, weight, bias, None, gates),
         *(GATES[gate], DTYPES[dtype], 0, 1, batch, 1, width, 0, 0),
         *(at, outputs, 0, at + skip, outputs, 0, at + 2 * skip, outputs, 0),
         *(y.data_ptr(), width, 0, h.data_ptr(), h_n.data_ptr()),
     )
-    require_library().recurra_layer_step(record)
+    call("layer_step", record)
     return y, h_n

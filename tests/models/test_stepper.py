@@ -1,0 +1,107 @@
+"""A recorded step gives what the model's own step gives; what can't be recorded takes that one."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ops.recurrences import NATIVE
+from recurra import language_model
+from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
+from recurra.ops import native
+from recurra.state import apply
+from tools import close
+
+# The same kernels but for small products, which torch computes outside of a tape.
+EPS = {torch.float32: 64.0, torch.float64: 64.0, torch.bfloat16: 16.0}
+MODELS: dict[str, dict[str, Any]] = {
+    "mingru": {},
+    "minlstm": {"options": {"expansion": 1.5}},
+    "mingru without conv and MLP": {"options": {"conv": 0, "mlp": 0.0}},
+    "mingru with long filters, tied": {"options": {"conv": 7, "mlp": 2.5}, "tied": True},
+}
+
+
+def _model(name: str) -> Any:
+    torch.manual_seed(0)
+    return language_model(name.split()[0], vocabulary=37, width=130, depth=2, **MODELS[name]).eval()
+
+
+def _begun(model: Any, batch: int) -> Any:
+    with torch.no_grad():
+        return model(torch.randint(0, 37, (batch, 5)))[1]
+
+
+def _same(a: Any, b: Any, eps: float) -> None:
+    def compare(x: Tensor, y: Tensor) -> Tensor:
+        close(x, y, eps)
+        return x
+
+    apply(compare, a, b)
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("name", MODELS)
+def test_recorded(name: str, batch: int, dtype: torch.dtype) -> None:
+    model = _model(name).to(dtype)
+    state = _begun(model, batch)
+    before = apply(torch.clone, state)
+    step, plain = stepper(model, state), PlainStepper(model, state)
+    assert isinstance(step, RecordedStepper)
+    with torch.no_grad():
+        for token in torch.randint(0, 37, (6, batch)):
+            close(step(token), plain(token), EPS[dtype])
+    _same(step.state, plain.state, EPS[dtype])
+    _same(state, before, 0)
+
+
+@NATIVE
+def test_weights_changed_in_place_are_seen() -> None:
+    model = _model("mingru")
+    state, token = _begun(model, 1), torch.tensor([3])
+    step = stepper(model, state)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.1)
+        close(step(token), model.step(token, state)[0])
+
+
+class _Twice(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y, state = self.block.step(x, state)
+        return 2 * y, state
+
+
+@pytest.mark.parametrize("kind", ["another block", "many rows", "torch in between", "no kernels"])
+def test_not_recordable(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model("mingru")
+    if kind == "another block":
+        model = language_model("gru", vocabulary=37, width=16, depth=1).eval()
+    state = _begun(model, 17 if kind == "many rows" else 2)
+    if kind == "torch in between":
+        model.blocks[1] = _Twice(model.blocks[1])
+    if kind == "no kernels":
+        monkeypatch.setattr(native, "takes", lambda *_: False)
+    assert isinstance(stepper(model, state), PlainStepper)
+    assert not native.recording()
+
+
+@NATIVE
+def test_one_tape_at_a_time() -> None:
+    with native.Tape(), pytest.raises(RuntimeError, match="recorded already"), native.Tape():
+        pass
+    assert not native.recording()
+
+
+@NATIVE
+def test_a_token_that_is_not_there() -> None:
+    model = _model("mingru")
+    with pytest.raises(IndexError):
+        stepper(model, _begun(model, 1))(torch.tensor([37]))

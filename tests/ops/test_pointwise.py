@@ -1,0 +1,164 @@
+"""What happens at each position by itself: the norm of a residual sum, the activation, a sum of products."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, jvp, vmap
+from torch.library import opcheck
+from torch.nn import functional as F
+
+from recurra import ops
+from recurra.ops import native
+from recurra.ops.gelu import OP as GELU
+from recurra.ops.norm import EPS
+from recurra.ops.norm import OP as NORM
+from recurra.ops.project import OP as PROJECT
+from recurrences import NATIVE
+from tools import close
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+REAL = (torch.float32, torch.float64, torch.bfloat16)
+
+
+class Row(NamedTuple):
+    """An op, torch's own for it, and the shapes of its inputs for positions [...] of a width."""
+
+    op: Callable[..., Any]
+    oracle: Callable[..., Any]
+    shapes: Callable[[tuple[int, ...], int], list[tuple[int, ...]]]
+
+
+def _norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, EPS)
+
+
+def _added_norm(x: Tensor, added: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x + added, _norm(x + added, weight)
+
+
+ROWS = {
+    "gelu": Row(ops.gelu, F.gelu, lambda at, width: [(*at, width)]),
+    "norm": Row(ops.rms_norm, _norm, lambda at, width: [(*at, width), (width,)]),
+    "added norm": Row(ops.add_rms_norm, _added_norm, lambda at, width: [(*at, width)] * 2 + [(width,)]),
+    "added product": Row(
+        ops.project,
+        lambda x, weight, bias, added: F.linear(x, weight, bias) + added,
+        lambda at, width: [(*at, width), (5, width), (5,), (*at, 5)],
+    ),
+}
+
+
+@pytest.fixture(params=["plain", pytest.param("kernels", marks=NATIVE)], autouse=True)
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(native, "takes", lambda *_: False)
+        yield request.param
+
+
+def _tuple(y: Any) -> tuple[Tensor, ...]:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def _results(f: Callable[..., Any], inputs: list[Tensor], seeds: list[Tensor]) -> list[Tensor]:
+    y = _tuple(f(*inputs))
+    pulled = [seed.to(out.dtype) for out, seed in zip(y, seeds, strict=False)]
+    return [*y, *torch.autograd.grad(y, inputs, pulled)]
+
+
+def _turned(x: Tensor) -> Tensor:
+    """The same numbers, the last axis not side by side."""
+    return torch.stack([x, x], -1)[..., 0]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("width", [2, 3, 16, 17, 130, 384])
+@pytest.mark.parametrize("at", [(), (1,), (2, 70), (0, 3)], ids=str)
+@pytest.mark.parametrize("name", ROWS)
+def test_torch(name: str, at: tuple[int, ...], width: int, dtype: torch.dtype) -> None:
+    row, layout = ROWS[name], _turned if width == 17 else Tensor.contiguous
+    inputs = [layout(torch.randn(s).to(dtype)).requires_grad_() for s in row.shapes(at, width)]
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    seeds = [torch.randn_like(y) for y in _tuple(row.oracle(*wide))]
+    want = _results(row.oracle, wide, seeds)
+    for got, truth in zip(_results(row.op, inputs, seeds), want, strict=True):
+        assert got.dtype == dtype
+        close(got, truth)
+    with torch.no_grad():  # the shorter way
+        for got, truth in zip(_tuple(row.op(*inputs)), want, strict=False):
+            close(got, truth)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_derivatives(name: str) -> None:
+    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ROWS[name].shapes((2, 3), 4)]
+    assert gradcheck(ROWS[name].op, inputs, check_forward_ad=True)
+    assert gradgradcheck(ROWS[name].op, inputs, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_func(name: str) -> None:
+    row = ROWS[name]
+    inputs = [torch.randn(3, *s) for s in row.shapes((2,), 4)]
+
+    def size(f: Callable[..., Any]) -> Callable[..., Tensor]:
+        return lambda *x: sum(y.pow(3).sum() for y in _tuple(f(*x)))
+
+    got, want = (vmap(grad(size(f), argnums=len(inputs) - 1))(*inputs) for f in (row.op, row.oracle))
+    close(got, want)
+    tangents = tuple(torch.randn_like(x) for x in inputs)
+    got, want = (jvp(size(f), tuple(inputs), tangents)[1] for f in (vmap(row.op), vmap(row.oracle)))
+    close(got, want)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_compile(name: str) -> None:
+    inputs = [torch.randn(s, requires_grad=True) for s in ROWS[name].shapes((2, 3), 4)]
+    compiled = torch.compile(ROWS[name].op, fullgraph=True, backend="aot_eager")
+    seeds = [torch.randn_like(y) for y in _tuple(ROWS[name].oracle(*inputs))]
+    for got, want in zip(
+        _results(compiled, inputs, seeds), _results(ROWS[name].op, inputs, seeds), strict=True
+    ):
+        close(got, want)
+
+
+@NATIVE
+def test_opcheck() -> None:
+    x, added, weight = (torch.randn(s, requires_grad=True) for s in ((3, 4), (3, 4), (4,)))
+    matrix = torch.randn(5, 4, requires_grad=True)
+    opcheck(GELU, (x,))
+    opcheck(NORM, (x, weight, None))
+    opcheck(NORM, (x, weight, added))
+    opcheck(PROJECT, (x, matrix, None, torch.randn(3, 5, requires_grad=True)))
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_far_out(dtype: torch.dtype) -> None:
+    x = torch.tensor([-1e4, -40.0, -9.0, -0.0, 0.0, 9.0, 40.0, 1e4, float("inf")], dtype=dtype)
+    close(ops.gelu(x), F.gelu(x.double()))
+    assert ops.gelu(torch.tensor([float("nan")])).isnan()
+    large = ops.rms_norm(x[:-1], torch.ones(8, dtype=dtype))
+    close(large, _norm(x[:-1].double(), torch.ones(8, dtype=torch.float64)))
+
+
+def test_autocast() -> None:
+    x, weight, matrix = torch.randn(2, 3, 8), torch.rand(8), torch.randn(5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, y = ops.add_rms_norm(x, x.bfloat16(), weight)
+        assert total.dtype == y.dtype == torch.float32
+        assert ops.project(y, matrix).dtype == torch.bfloat16
+        assert ops.project(y, matrix, added=torch.zeros(2, 3, 5)).dtype == torch.float32
+
+
+def test_errors() -> None:
+    x, weight = torch.randn(2, 3, 8), torch.rand(8)
+    with pytest.raises(ValueError, match=r"weight must be \[8\], as the last axis of x, got \[7\]"):
+        ops.rms_norm(x, weight[:7])
+    with pytest.raises(ValueError, match=r"added must be like x, \[2, 3, 8\], got \[3, 8\]"):
+        ops.add_rms_norm(x, x[0], weight)
+    with pytest.raises(ValueError, match=r"added must be \[2, 3, 5\], as the product, got \[2, 3, 8\]"):
+        ops.project(x, torch.randn(5, 8), added=x)
