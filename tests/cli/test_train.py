@@ -136,6 +136,39 @@ def test_info(command, trained):
         assert words in out
 
 
+def test_another_task_has_the_same_verbs(command, tmp_path):
+    """Selective copying from its first step to its answers; the run knows its task."""
+    run = tmp_path / "run"
+    words = ["--task", "selective_copying", *SMALL, "--context", "20", "--windows", "4", "--device", "cpu"]
+    code, out, err = command("train", *words, "--out", run)
+    assert code == 0, err
+    assert "accuracy held out" in out
+    assert checkpoint.options(checkpoint.last(run)).task == "selective_copying"
+    code, _, err = command("train", "--resume", "auto", "--steps", "6", "--out", run)
+    assert code == 0, err
+    assert (run / "metrics.csv").read_text().splitlines()[0].endswith("seconds,valid_accuracy")
+    assert (run / "loss.png").stat().st_size
+    code, out, err = command("eval", run)
+    assert code == 0, err
+    assert "selective_copying of length 20: 1,024 held-out sequences, 16,384 answers\naccuracy 0." in out
+    assert "of length 30" in command("eval", run, "--context", "30")[1]
+    code, out, err = command("info", run)
+    assert code == 0, err
+    for words in ("selective_copying", "16 tokens", "accuracy", "steps       6,"):
+        assert words in out
+    for words, named in (
+        (["generate", run], "not trained to write text"),
+        (["eval", run, __file__], "draws its own sequences"),
+        (["eval", run, "--samples"], "its task is selective_copying"),
+        (["train", "--resume", "auto", "--task", "text", "--out", run], "task is selective_copying"),
+        (["train", "--init", run, "--task", "text", "--out", tmp_path / "b"], "task is selective_copying"),
+    ):
+        code, _, err = command(*words)
+        assert code in {1, 2}
+        assert named in err
+        assert err.count("\n") == 1
+
+
 def test_models(command):
     code, out, _ = command("models", "--width", "8", "--depth", "1")
     assert code == 0
@@ -178,6 +211,10 @@ def _wrong(tmp_path):
         (["good", "--out", "good/run"], 1, "good"),
         (["good", "--device", "cuda"], 1, "cuda"),
         (["good", "--nonsense"], 2, "--nonsense"),
+        (["good", "--task", "juggling"], 2, "task must be one of text"),
+        (["good", "--task", "selective_copying"], 1, "nothing to read in good"),
+        (["--task", "selective_copying"], 1, "context must be at least 16"),
+        (["--task", "selective_copying", "--context", "16", "--carry"], 1, "carry"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

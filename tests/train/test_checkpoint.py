@@ -56,9 +56,9 @@ def test_all_comes_back(stepped, text, model, tmp_path):
 def test_newest_and_best_are_kept(stepped, text, tmp_path):
     _save(tmp_path, stepped, text, 0)
     assert checkpoint.best(tmp_path).name == "step-00000000"
-    _save(tmp_path, stepped, text, 2, best_step=2, best_bits=1.0)
-    _save(tmp_path, stepped, text, 4, best_step=2, best_bits=1.0)
-    _save(tmp_path, stepped, text, 6, best_step=2, best_bits=1.0)
+    _save(tmp_path, stepped, text, 2, best_step=2, best_score=1.0)
+    _save(tmp_path, stepped, text, 4, best_step=2, best_score=1.0)
+    _save(tmp_path, stepped, text, 6, best_step=2, best_score=1.0)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000006"]
     assert checkpoint.last(tmp_path).name == "step-00000006"
     assert checkpoint.best(tmp_path).name == "step-00000002"

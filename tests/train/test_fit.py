@@ -29,7 +29,7 @@ def test_a_run_learns_and_leaves_its_files(text, small, model, tmp_path):
 
 def test_the_best_and_the_newest_are_kept(text, small, model, tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 2.5])
-    monkeypatch.setattr("recurra.train.loop.windows_loss", lambda *_: next(losses))
+    monkeypatch.setattr(type(text), "score", lambda *_: next(losses))
     config = small(steps=8, every=2)
     fit(model(config), text, config, tmp_path)
     assert [p.name for p in checkpoint.steps(tmp_path)] == ["step-00000004", "step-00000008"]
@@ -62,7 +62,7 @@ def test_the_carried_state_is_the_state_of_all_that_was_read(text, small, model)
     stepper = Stepper(trained, text, config, launch(config))
     for step in range(3):
         stepper(step, 0.0)
-    starts = stepper.order.starts(0)
+    starts = stepper.feed.order.starts(0)
     rows = torch.stack([torch.from_numpy(text.train[s : s + 15].astype(int)) for s in starts])
     _, state = trained.eval()(rows)
     for got, want in zip(stepper.carried[0], state, strict=True):
@@ -75,6 +75,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run(text, small, model, tmp_pat
     with pytest.raises(RuntimeError, match="not finite: try a lower --lr"):
         fit(model(config), text, config, tmp_path)
     assert checkpoint.last(tmp_path).name == "step-00000000"
+
+
+def test_data_of_another_task_is_named(text, small, model, tmp_path):
+    config = small(task="selective_copying")
+    with pytest.raises(ValueError, match="task is selective_copying, the data is text"):
+        fit(model(config), text, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

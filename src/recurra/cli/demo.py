@@ -13,9 +13,9 @@ from recurra.bench.report import Row, markdown
 from recurra.cli.generate import generate
 from recurra.cli.train import train
 from recurra.models import SequenceModel
+from recurra.tasks.losses import bits, windows_loss
 from recurra.tasks.text import Text
 from recurra.train import TrainConfig, checkpoint
-from recurra.train.evaluate import bits, windows_loss
 from recurra.train.metrics import rows
 
 # What all have in common.

@@ -1,19 +1,19 @@
 """`recurra eval`, `recurra info` and `recurra models`: what a run is worth, what it is, and what there is."""
 
-import math
+from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
 from recurra.blocks.table import BLOCKS
 from recurra.cli.generate import Run, opened
-from recurra.models import SequenceModel, Vocabulary, language_model
+from recurra.models import SequenceModel, language_model
 from recurra.ops import native
-from recurra.tasks.text import Text, bytes_per_token, encode, find
+from recurra.tasks.table import TASKS, Task
+from recurra.tasks.text import Text
 from recurra.train import checkpoint
-from recurra.train.evaluate import bits, text_loss, windows_loss
+from recurra.train.metrics import unit
 from recurra.train.samples import sheet
 
 
@@ -23,52 +23,45 @@ def evaluate(
         str | None, typer.Argument(metavar="FILE", help="Text; none: what the run held out.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=1, help="Of fresh windows; default: the training's.")
+        int | None, typer.Option(min=1, help="Of fresh windows or sequences; default: the training's.")
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="Also write RUN/samples.md.")] = False,
 ) -> None:
-    """Bits per byte and perplexity: on fresh windows, and over the whole text with carried state."""
-    (model, vocabulary), folder = opened(run), checkpoint.best(run)
+    """What a run is worth at its task; text: bits per byte and perplexity, fresh and with carried state."""
+    model, folder = opened(run), checkpoint.best(run)
     options = checkpoint.options(folder)
-    tokens = _tokens(file, vocabulary) if file else Text.load(run / "text").valid
-    if len(tokens) < 2:
-        raise ValueError(f"{file} holds {len(tokens)} token(s): there is nothing to predict")
-    context = min(context or options.context, len(tokens) - 1)
-    ratio = bytes_per_token(tokens, vocabulary)
-    print(f"{len(tokens):,} tokens, {ratio:.3g} bytes each; model of step {checkpoint.position(folder).step}")
-    for name, loss in (
-        (f"fresh windows of {context}", windows_loss(model, tokens, context)),
-        ("whole text, state carried", text_loss(model, tokens)),
-    ):
-        print(
-            f"{name:26} {bits(loss, ratio):.4f} bits/byte  perplexity {math.exp(loss):.3f}  {loss:.4f} nats"
-        )
+    row = TASKS[options.task]
+    data = row.read(file, model.vocabulary) if file else row.load(run / "text")
+    print(f"{options.task}; model of step {checkpoint.position(folder).step}")
+    print("\n".join(data.report(model, context or options.context)))
     if samples:
-        (run / "samples.md").write_text(sheet(model, Text.load(run / "text")), encoding="utf-8")
-        print(f"samples: {run / 'samples.md'}")
+        _write_samples(run, model, row.load(run / "text"))
 
 
-def _tokens(file: str, vocabulary: Vocabulary) -> Any:
-    source = find(file)
-    parts = list(encode(source.train, vocabulary))
-    return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+def _write_samples(run: Path, model: SequenceModel, data: Task) -> None:
+    if not isinstance(data, Text):
+        raise ValueError(f"{run} writes no samples: its task is {data.name}")
+    (run / "samples.md").write_text(sheet(model, data), encoding="utf-8")
+    print(f"samples: {run / 'samples.md'}")
 
 
 def info(run: Run) -> None:
-    """What a run is: its model, its text, how far it got."""
+    """What a run is: its task and model, and how far it got."""
     folder = checkpoint.best(run)
-    (model, vocabulary), options = opened(run), checkpoint.options(folder)
+    model, options = opened(run), checkpoint.options(folder)
+    data = TASKS[options.task].load(run / "text")
     position = checkpoint.position(checkpoint.last(run) or folder)
-    best = "-" if position.best_bits is None else f"{position.best_bits:.4f} at step {position.best_step}"
+    score = position.best_score
     rows = {
+        "task": options.task,
         "model": f"{', '.join(dict.fromkeys(options.layers))}, width {options.width}, depth {options.depth}",
         "parameters": f"{_size(model):,}",
         "state": f"{_state_size(model):,} numbers",
-        "vocabulary": f"{options.vocabulary}, {vocabulary.size} tokens",
-        "text": Text.load(run / "text").source,
+        "vocabulary": f"{options.vocabulary if data.vocabulary else 'none'}, {data.size} tokens",
+        "data": data.source,
         "context": f"{options.context}, {'state carried' if options.carry else 'fresh windows'}",
         "steps": f"{position.step}, {position.seconds:,.0f} s",
-        "bits/byte": best,
+        unit(data.metric): "-" if score is None else f"{score:.4f} at step {position.best_step}",
         "checkpoint": str(folder),
     }
     print("\n".join(f"{name:11} {value}" for name, value in rows.items()))

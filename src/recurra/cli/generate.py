@@ -18,12 +18,15 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of
 StateFile = typer.Option(metavar="FILE.safetensors")
 
 
-def opened(run: Path) -> tuple[SequenceModel, Vocabulary]:
-    """The best model of a run, or the model that the folder itself holds, and its vocabulary."""
-    folder = run if (run / "config.json").exists() else checkpoint.best(run)
-    model = SequenceModel.from_pretrained(folder)
+def opened(run: Path) -> SequenceModel:
+    """The best model of a run, or the model that the folder itself holds."""
+    return SequenceModel.from_pretrained(run if (run / "config.json").exists() else checkpoint.best(run))
+
+
+def _writer(run: Path) -> tuple[SequenceModel, Vocabulary]:
+    model = opened(run)
     if model.vocabulary is None:
-        raise ValueError(f"{folder} holds no vocabulary")
+        raise ValueError(f"{run} holds no vocabulary: its model was not trained to write text")
     return model, model.vocabulary
 
 
@@ -43,7 +46,7 @@ def generate(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     """Write text; --state-out keeps the state of the model, --state-in goes on from there."""
     if not prompt:
         raise typer.BadParameter("--prompt must hold at least one character")
-    model, vocabulary = opened(run)
+    model, vocabulary = _writer(run)
     stream = model.generate(
         vocabulary.encode(prompt),
         tokens,

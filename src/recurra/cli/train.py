@@ -10,13 +10,14 @@ import typer
 
 from recurra.blocks.table import BLOCKS, configurable
 from recurra.models import SequenceModel, language_model
-from recurra.tasks.text import Text, prepare
+from recurra.tasks.table import TASKS, Task
 from recurra.train import checkpoint
 from recurra.train.config import FIXED, TrainConfig, kind_of, read, write
 from recurra.train.loop import fit, launch
+from recurra.train.metrics import unit
 
 # What a run that starts from another takes from it: the shape of its model and its vocabulary.
-SHAPE = ("vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp")
+SHAPE = ("task", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp")
 
 Out = Annotated[Path, typer.Option(help="Folder of the run.")]
 Resume = Annotated[str, typer.Option(metavar="no|auto", help="auto: go on where the folder has a run.")]
@@ -37,15 +38,17 @@ def train(options: dict[str, Any], out: Path, resume: str = "no", file: Path | N
     with fabric.rank_zero_first():
         data = _data(config, out, start, anew=newest is None and fabric.is_global_zero)
     if fabric.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
         write(config, out / "config.yaml")
     torch.manual_seed(config.seed)
-    model = _model(config, data.vocabulary.size)
+    model = _model(config, data.size)
     if start and not newest:
         checkpoint.weights(start, model)
     position = fit(model, data, config, out, fabric)
     if fabric.is_global_zero:
-        best = "" if position.best_bits is None else f", best {position.best_bits:.3f} bits/byte held out"
-        print(f"{out}: {position.step} steps{best}")
+        best = position.best_score
+        said = "" if best is None else f", best {best:.3f} {unit(data.metric)} held out"
+        print(f"{out}: {position.step} steps{said}")
 
 
 def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) -> TrainConfig:
@@ -64,12 +67,13 @@ def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) ->
     return config
 
 
-def _data(config: TrainConfig, out: Path, start: Path | None, anew: bool) -> Text:
-    """The tokens in the run's folder; made there first where the run is new."""
+def _data(config: TrainConfig, out: Path, start: Path | None, anew: bool) -> Task:
+    """The task in the run's folder; set up there first where the run is new."""
     if not anew:
-        return Text.load(out / "text")
+        return TASKS[config.task].load(out / "text")
     vocabulary = SequenceModel.from_pretrained(start).vocabulary if start else None
-    return prepare(config.source, out / "text", config.vocabulary, config.tokens, vocabulary)
+    row = TASKS[config.task]
+    return row.prepare(config.source, out / "text", config.vocabulary, config.tokens, vocabulary)
 
 
 def _model(config: TrainConfig, vocabulary: int) -> SequenceModel:
@@ -98,9 +102,10 @@ def _parameter(option: "dataclasses.Field[Any]") -> inspect.Parameter:
 
 
 def command(*, out: Path, resume: str, config: Path | None, **options: Any) -> None:
-    """Train a language model on text; writes model, checkpoints and metrics into a folder.
+    """Train a model; writes model, checkpoints and metrics into a folder.
 
-    Without FILE: on Python's own standard library. A killed run goes on with --resume auto.
+    On the text of FILE, without FILE on Python's own standard library, or on another --task. A killed run
+    goes on with --resume auto.
     """
     train({name: value for name, value in options.items() if value is not None}, out, resume, config)
 

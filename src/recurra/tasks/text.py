@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,8 +25,10 @@ from recurra.models.vocabulary import (
     Vocabulary,
     load_vocabulary,
 )
+from recurra.tasks.losses import bits, text_loss, windows_loss
+from recurra.tasks.windows import Reading, Streams, Windows
 
-__all__ = ["Source", "Text", "bytes_per_token", "encode", "find", "pieces", "prepare"]
+__all__ = ["Source", "Text", "bytes_per_token", "encode", "find", "pieces", "prepare", "read"]
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -44,13 +47,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens to train on and to validate on, the vocabulary they are in, and bytes for each token."""
+    """Tokens to train on and to validate on, the vocabulary they are in, and bytes for each token.
+
+    The task is to predict the next token; bits per byte can be compared over vocabularies.
+    """
 
     train: Tokens
     valid: Tokens
     vocabulary: Vocabulary
     source: str
     bytes_per_token: float
+
+    name: ClassVar[str] = "text"
+    metric: ClassVar[str] = "bits_per_byte"
 
     @staticmethod
     def load(folder: Path) -> "Text":
@@ -62,6 +71,41 @@ class Text:
             return Text(*parts, load_vocabulary(folder), about["source"], float(about["bytes_per_token"]))
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(f"{folder} is damaged: {e}") from e
+
+    @property
+    def size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.vocabulary.size
+
+    def feed(self, rows: int, context: int, seed: int, carry: bool) -> Reading:
+        """Raises ValueError where the text is too short."""
+        order = Streams if carry else Windows
+        return Reading(self.train, order(len(self.train), context, rows, seed))
+
+    def measures(self, loss: float) -> dict[str, float]:
+        """Bits per byte."""
+        return {self.metric: bits(loss, self.bytes_per_token)}
+
+    def score(self, model: Any, context: int, count: int) -> float:
+        """Bits per byte of `count` windows of the held-out text."""
+        return bits(windows_loss(model, self.valid, context, count), self.bytes_per_token)
+
+    def better(self, score: float, than: float) -> bool:
+        """Whether it is lower."""
+        return score < than
+
+    def report(self, model: Any, context: int) -> list[str]:
+        """Bits per byte and perplexity: on fresh windows, and over the whole text with carried state."""
+        count, ratio = len(self.valid), self.bytes_per_token
+        context = min(context, count - 1)
+        losses = {
+            f"fresh windows of {context}": windows_loss(model, self.valid, context),
+            "whole text, state carried": text_loss(model, self.valid),
+        }
+        return [f"{count:,} tokens, {ratio:.3g} bytes each"] + [
+            f"{name:26} {bits(x, ratio):.4f} bits/byte  perplexity {math.exp(x):.3f}  {x:.4f} nats"
+            for name, x in losses.items()
+        ]
 
 
 def find(source: str | None) -> Source:
@@ -108,6 +152,17 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
     return Text.load(folder)
+
+
+def read(source: str, vocabulary: Vocabulary | None) -> Text:
+    """A source in the vocabulary of a model, all of it held out. Raises ValueError where it is too short."""
+    if vocabulary is None:
+        raise ValueError(f"{source} can't be read: the model has no vocabulary")
+    parts = list(encode(find(source).train, vocabulary))
+    tokens = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    if len(tokens) < 2:
+        raise ValueError(f"{source} holds {len(tokens)} token(s): there is nothing to predict")
+    return Text(tokens[:0], tokens, vocabulary, source, bytes_per_token(tokens, vocabulary))
 
 
 def pieces(path: Path, name: str) -> Iterator[str]:

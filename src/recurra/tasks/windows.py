@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Streams", "Windows", "gather"]
+__all__ = ["Reading", "Streams", "Windows", "gather"]
 
 Starts = NDArray[np.int64]
 
@@ -95,3 +95,20 @@ class Streams:
 def gather(tokens: NDArray[Any], starts: Starts, context: int) -> Tensor:
     """Rows of context + 1 tokens, [rows, context + 1] int64."""
     return torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text in such an order, each token the target of the one before it."""
+
+    text: NDArray[Any]
+    order: Windows | Streams
+
+    def fresh(self, step: int) -> bool:
+        """Whether the rows of a step start from no state."""
+        return self.order.fresh(step)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Tokens and targets of a step, both [rows, context]."""
+        rows = gather(self.text, self.order.starts(step), self.order.context)
+        return rows[:, :-1], rows[:, 1:]

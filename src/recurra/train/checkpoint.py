@@ -13,10 +13,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -28,18 +28,20 @@ from recurra.train.config import TrainConfig
 
 __all__ = ["Position", "best", "last", "load", "options", "position", "save", "weights"]
 
+T = TypeVar("T")
+
 PREFIX = "step-"
 JSON, TENSORS, CARRIED = "training.json", "training.safetensors", "carried.safetensors"
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is: steps done, seconds spent, and the step and bits per byte of its best evaluation."""
+    """Where a run is: steps done, seconds spent, and the step and the score of its best evaluation."""
 
     step: int = 0
     seconds: float = 0.0
     best_step: int | None = None
-    best_bits: float | None = None
+    best_score: float | None = None
 
 
 def steps(run: Path) -> list[Path]:
@@ -55,7 +57,7 @@ def last(run: Path) -> Path | None:
 
 
 def best(run: Path) -> Path:
-    """The checkpoint with the lowest validation loss, or the newest where none was evaluated.
+    """The checkpoint with the best score on what is held out, or the newest where none was evaluated.
 
     Raises FileNotFoundError where the folder holds none.
     """
@@ -94,15 +96,12 @@ def save(
 
 def position(folder: Path) -> Position:
     """Where the run was. Raises ValueError, naming the file, where it is damaged."""
-    return Position(**_read_json(folder)["position"])
+    return _part(folder, "position", Position)
 
 
 def options(folder: Path) -> TrainConfig:
     """The options of the run. Raises ValueError, naming the file, where it is damaged."""
-    try:
-        return TrainConfig(**_read_json(folder)["config"])
-    except TypeError as e:
-        raise ValueError(f"{folder / JSON} has other options than this version of recurra: {e}") from e
+    return _part(folder, "config", TrainConfig)
 
 
 def weights(folder: Path, model: Any) -> None:
@@ -188,6 +187,13 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if sealed != _seal(body):
         raise ValueError(f"{path} is damaged: it does not match its SHA-256")
     return dict(body)
+
+
+def _part(folder: Path, key: str, kind: Callable[..., T]) -> T:
+    try:
+        return kind(**_read_json(folder)[key])
+    except (TypeError, KeyError) as e:
+        raise ValueError(f"{folder / JSON} is of another version of recurra: {e}") from e
 
 
 def _sync(folder: Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from recurra.tasks.table import TASKS
+
 __all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
 
 
@@ -27,6 +29,7 @@ class TrainConfig:
     """Options of a run. Raises ValueError, naming the option, for a value out of range."""
 
     source: str | None = choice(None, "Text: a file, a folder, - for stdin; none: Python's own library.")
+    task: str = choice("text", "What to learn; context counts as the task does.", among=tuple(TASKS))
     init: str | None = choice(None, "Run from whose best weights to start.")
     vocabulary: str = choice("byte", "Tokens: byte, char or bpe.", among=("byte", "char", "bpe"))
     tokens: int = choice(4096, "Size of a bpe vocabulary.", at_least=257)
@@ -77,8 +80,8 @@ class TrainConfig:
 
 # What a resumed run can't change: its weights, its data and their order follow from these.
 FIXED = (
-    *("source", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp", "dropout"),
-    *("context", "batch", "accumulate", "carry", "devices", "seed"),
+    *("task", "source", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp"),
+    *("dropout", "context", "batch", "accumulate", "carry", "devices", "seed"),
 )
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from recurra.tasks.text import Text
+from recurra.tasks.table import Task
 from recurra.train import checkpoint
 from recurra.train.checkpoint import Position
 from recurra.train.config import TrainConfig, need
-from recurra.train.evaluate import bits, windows_loss
 from recurra.train.optimizer import rate
 from recurra.train.report import Report
 from recurra.train.step import Stepper
@@ -40,12 +39,15 @@ def launch(config: TrainConfig) -> Any:
     return fabric
 
 
-def fit(model: nn.Module, data: Text, config: TrainConfig, out: Path, fabric: Any = None) -> Position:
+def fit(model: nn.Module, data: Task, config: TrainConfig, out: Path, fabric: Any = None) -> Position:
     """Train the model, from the newest checkpoint in the folder `out` where it has one.
 
     A run bounded by steps that is killed and resumed has, bit for bit, the losses of an unbroken one (same
-    machine, devices and number of threads). Raises RuntimeError where a gradient is not finite.
+    machine, devices and number of threads). Raises ValueError where the data is not of the config's task,
+    RuntimeError where a gradient is not finite.
     """
+    if data.name != config.task:
+        raise ValueError(f"task is {config.task}, the data is {data.name}")
     out.mkdir(parents=True, exist_ok=True)
     loop = _Loop(model, data, config, out, fabric or launch(config))
     try:
@@ -60,7 +62,7 @@ def fit(model: nn.Module, data: Text, config: TrainConfig, out: Path, fabric: An
 class _Loop:
     """A run: its steps, and when it is evaluated, saved and ended."""
 
-    def __init__(self, model: nn.Module, data: Text, config: TrainConfig, out: Path, fabric: Any) -> None:
+    def __init__(self, model: nn.Module, data: Task, config: TrainConfig, out: Path, fabric: Any) -> None:
         self.data, self.config, self.out, self.fabric = data, config, out, fabric
         newest = checkpoint.last(out)
         fabric.barrier()  # all have looked before the first one saves
@@ -74,7 +76,7 @@ class _Loop:
         self.began = time.monotonic() - self.position.seconds
         self.saved = time.monotonic()
         self.ended = self._done()
-        self.report = Report(out, config, self.position.step, silent=not fabric.is_global_zero)
+        self.report = Report(out, config, self.position.step, data, not fabric.is_global_zero)
 
     def advance(self) -> None:
         """One step, with its evaluation, row of metrics and checkpoint where they are due."""
@@ -88,12 +90,12 @@ class _Loop:
             {
                 "step": self.position.step,
                 "loss": loss,
-                "bits_per_byte": bits(loss, self.data.bytes_per_token),
+                **self.data.measures(loss),
                 "lr": lr,
                 "gradient_norm": norm,
                 "tokens_per_s": round(speed),
                 "seconds": round(self.position.seconds, 3),
-                "valid_bits_per_byte": score,
+                f"valid_{self.data.metric}": score,
             },
             self._left(),
         )
@@ -121,16 +123,15 @@ class _Loop:
         return rate(self.position.step, self.config.warmup, self._spent())
 
     def _evaluate(self) -> float:
-        """Bits per byte of held-out windows; remembered where they are the best so far."""
+        """The metric on what is held out; remembered where it is the best so far."""
         config, model = self.config, self.step.model
         model.eval()
         with self.fabric.autocast():
-            loss = windows_loss(model, self.data.valid, config.context, config.windows)
+            score = self.data.score(model, config.context, config.windows)
         model.train()
-        score = bits(loss, self.data.bytes_per_token)
-        best = self.position.best_bits
-        if best is None or score < best:
-            self.position = replace(self.position, best_step=self.position.step, best_bits=score)
+        best = self.position.best_score
+        if best is None or self.data.better(score, best):
+            self.position = replace(self.position, best_step=self.position.step, best_score=score)
         return score
 
     def _save(self) -> None:

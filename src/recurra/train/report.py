@@ -3,22 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+from recurra.tasks.table import Task
 from recurra.train.config import TrainConfig, need
-from recurra.train.metrics import Metrics, draw, rows
+from recurra.train.metrics import Metrics, draw, rows, unit
 from recurra.train.progress import Line, clock
 
 __all__ = ["Report"]
+
+# Between what the loss says and what was held out.
+COLUMNS = ("lr", "gradient_norm", "tokens_per_s", "seconds")
 
 
 class Report:
     """Takes a row of metrics a step and tells it everywhere; `silent` in all processes but the first."""
 
-    def __init__(self, out: Path, config: TrainConfig, step: int, silent: bool) -> None:
+    def __init__(self, out: Path, config: TrainConfig, step: int, data: Task, silent: bool) -> None:
         self.out, self.silent, self.speed = out, silent, 0.0
+        self.measured, self.valid = list(data.measures(0.0)), f"valid_{data.metric}"
         self.of = f"/{config.last}" if config.last else ""
         if not silent:
             self.board = _board(out, step) if config.tensorboard else None
-            self.line, self.metrics = Line(), Metrics(out / "metrics.csv", step)
+            columns = ["step", "loss", *self.measured, *COLUMNS, self.valid]
+            self.line, self.metrics = Line(), Metrics(out / "metrics.csv", columns, step)
 
     def add(self, row: dict[str, Any], left: float) -> None:
         """Tell a step; an evaluation gets a line that stays."""
@@ -29,14 +35,16 @@ class Report:
             for name in (name for name, value in row.items() if name != "step" and value is not None):
                 self.board.add_scalar(name, row[name], row["step"])
         self.speed = 0.9 * self.speed + 0.1 * row["tokens_per_s"] if self.speed else row["tokens_per_s"]
+        said = "".join(f"  {row[name]:.3f} {unit(name)}" for name in self.measured)
         text = (
-            f"step {row['step']}{self.of}  loss {row['loss']:.3f}  {row['bits_per_byte']:.3f} bits/byte  "
-            f"{self.speed:,.0f} tokens/s  {clock(left)} left"
+            f"step {row['step']}{self.of}  loss {row['loss']:.3f}{said}  {self.speed:,.0f} tokens/s  "
+            f"{clock(left)} left"
         )
-        if row["valid_bits_per_byte"] is None:
+        score = row[self.valid]
+        if score is None:
             self.line.show(text)
         else:
-            self.line.keep(f"{text}  held-out {row['valid_bits_per_byte']:.3f} bits/byte")
+            self.line.keep(f"{text}  held-out {score:.3f} {unit(self.valid.removeprefix('valid_'))}")
 
     def close(self) -> None:
         """End the files."""
@@ -49,7 +57,8 @@ class Report:
     def draw(self) -> None:
         """The curve of the whole run."""
         if not self.silent:
-            draw(self.out / "loss.png", rows(self.out / "metrics.csv"))
+            columns = [*(self.measured or ["loss"]), self.valid]
+            draw(self.out / "loss.png", rows(self.out / "metrics.csv"), columns)
 
 
 def _board(out: Path, step: int) -> Any:

@@ -1,15 +1,14 @@
-"""One step of training: windows in, one change of the weights out."""
+"""One step of training: sequences in, one change of the weights out."""
 
 import math
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recurra import state as states
-from recurra.tasks.text import Text
-from recurra.tasks.windows import Streams, Windows, gather
+from recurra.tasks.table import Task
 from recurra.train.config import TrainConfig
 from recurra.train.optimizer import adamw
 
@@ -17,23 +16,20 @@ __all__ = ["Stepper"]
 
 
 class Stepper:
-    """The model and its optimizer on this process's device, and the states carried from step to step."""
+    """The model and its optimizer on this process's device, and the states carried from step to step.
 
-    def __init__(self, model: nn.Module, data: Text, config: TrainConfig, fabric: Any) -> None:
-        self.plain, self.tokens, self.config, self.fabric = model, data.train, config, fabric
+    size: tokens of the last step, over all devices.
+    """
+
+    def __init__(self, model: nn.Module, data: Task, config: TrainConfig, fabric: Any) -> None:
+        self.plain, self.config, self.fabric, self.size = model, config, fabric, 0
         rows = config.batch * config.accumulate * fabric.world_size
-        order = Streams if config.carry else Windows
-        self.order = order(len(data.train), config.context, rows, config.seed)
+        self.feed = data.feed(rows, config.context, config.seed, config.carry)
         self.moments = adamw(model, config.lr, config.decay, fused=fabric.device.type == "cpu")
         self.model, self.optimizer = fabric.setup(model, self.moments)
         self.model.mark_forward_method("loss")
         self.model.train()
         self.carried: list[Any] = []
-
-    @property
-    def size(self) -> int:
-        """Tokens a step, over all devices."""
-        return self.order.rows * self.config.context
 
     def __call__(self, step: int, lr: float) -> tuple[float, float]:
         """Make step number `step`: mean loss in nats, and norm of the gradient before it was clipped.
@@ -42,10 +38,10 @@ class Stepper:
         """
         self._seed(step)
         losses, after = [], []
-        for i, (window, state) in enumerate(self._batches(step)):
+        for i, (tokens, targets, state) in enumerate(self._batches(step)):
             with self.fabric.no_backward_sync(self.model, enabled=i + 1 < self.config.accumulate):
                 with self.fabric.autocast():  # which Fabric does itself only where it wraps the model
-                    loss, end = self.model.loss(window[:, :-1], window[:, 1:], state=state)
+                    loss, end = self.model.loss(tokens, targets, state=state)
                 self.fabric.backward(loss / self.config.accumulate)
             losses.append(loss.detach())
             after.append(states.detach(end) if self.config.carry else None)
@@ -72,13 +68,18 @@ class Stepper:
         mixed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank))
         torch.manual_seed(int(mixed.generate_state(1, np.uint32)[0]))
 
-    def _batches(self, step: int) -> list[tuple[torch.Tensor, Any]]:
-        """This process's windows, a batch for each part of the accumulated gradient, with their states."""
-        config = self.config
-        parts = self.order.starts(step).reshape(self.fabric.world_size, config.accumulate, config.batch)
-        carried = [None] * config.accumulate if self.order.fresh(step) else self.carried
-        windows = [gather(self.tokens, starts, config.context) for starts in parts[self.fabric.global_rank]]
-        return [(w.to(self.fabric.device), state) for w, state in zip(windows, carried, strict=True)]
+    def _batches(self, step: int) -> list[tuple[Tensor, Tensor, Any]]:
+        """This process's rows, a batch for each part of the accumulated gradient, with their states."""
+        carried = [None] * self.config.accumulate if self.feed.fresh(step) else self.carried
+        tokens, targets = self.feed.batch(step)
+        self.size = tokens.numel()
+        return list(zip(self._mine(tokens), self._mine(targets), carried, strict=True))
+
+    def _mine(self, rows: Tensor) -> Tensor:
+        """Of the rows of all processes those of this one, [accumulate, batch, T]."""
+        parts = (self.fabric.world_size, self.config.accumulate, self.config.batch)
+        mine: Tensor = rows.unflatten(0, parts)[self.fabric.global_rank].to(self.fabric.device)
+        return mine
 
     def _update(self, step: int, lr: float) -> float:
         """Clip and step; the norm of the gradient."""

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from recurra.models import language_model
-from recurra.train import evaluate
-from recurra.train.evaluate import bits, text_loss, windows_loss
+from recurra.tasks import losses
+from recurra.tasks.losses import bits, text_loss, windows_loss
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def whole(model, tokens):
 
 
 def test_the_text_is_read_in_one_piece(model, tokens, monkeypatch):
-    monkeypatch.setattr(evaluate, "CHUNK", 16)
+    monkeypatch.setattr(losses, "CHUNK", 16)
     assert text_loss(model, tokens) == pytest.approx(whole(model, tokens), rel=1e-5)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recurra.tasks.windows import gather
 
-__all__ = ["bits", "text_loss", "windows_loss"]
+__all__ = ["CHUNK", "bits", "device_of", "text_loss", "windows_loss"]
 
 # Tokens that are read at a time.
 CHUNK = 4096
@@ -28,7 +28,7 @@ def windows_loss(model: Any, tokens: NDArray[Any], context: int, limit: int | No
     chosen = np.linspace(0, count - 1, min(limit or count, count)).astype(np.int64)
     nats = 0.0
     for starts in np.array_split(chosen * context, math.ceil(len(chosen) * context / CHUNK)):
-        window = gather(tokens, starts, context).to(_device(model))
+        window = gather(tokens, starts, context).to(device_of(model))
         loss, _ = model.loss(window[:, :-1], window[:, 1:])
         nats += loss.item() * len(starts)
     return nats / len(chosen)
@@ -40,12 +40,13 @@ def text_loss(model: Any, tokens: NDArray[Any]) -> float:
     nats, state = 0.0, None
     for start in range(0, len(tokens) - 1, CHUNK):
         length = min(CHUNK, len(tokens) - 1 - start)
-        window = gather(tokens, np.array([start]), length).to(_device(model))
+        window = gather(tokens, np.array([start]), length).to(device_of(model))
         loss, state = model.loss(window[:, :-1], window[:, 1:], state=state)
         nats += loss.item() * length
     return nats / (len(tokens) - 1)
 
 
-def _device(model: Any) -> torch.device:
+def device_of(model: Any) -> torch.device:
+    """Where a model is."""
     device: torch.device = next(model.parameters()).device
     return device
