@@ -1,11 +1,14 @@
 """The chunked loss is the plain one: value, gradients, ignored targets, precision, memory."""
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from recurra.models import cross_entropy as module
 from recurra.models.cross_entropy import IGNORED, linear_cross_entropy
@@ -14,6 +17,8 @@ from tools import close
 WIDTH, VOCABULARY = 6, 11
 # Rows: none, one, less than a chunk, exactly one, several and a rest.
 SIZES = (0, 1, 7, 8, 29)
+# Rows of a chunk where no test makes them fewer.
+CHUNK = module._rows
 
 
 @pytest.fixture(autouse=True)
@@ -105,23 +110,40 @@ def test_under_transforms_and_compile() -> None:
     close(torch.autograd.grad(compiled(x, weight, targets), x)[0], dx)
 
 
-def test_logits_are_never_whole() -> None:
-    """No tensor as large as half of all the logits is made, in the forward pass or behind it."""
-    rows, largest = 800, 0
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that are alive, and the most there were; views count with what they look at."""
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal largest
-            out = f(*args, **(kwargs or {}))
-            sizes = [x.numel() for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, Tensor)]
-            largest = max([largest, *sizes])
-            return out
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.most = 0
 
-    x, weight, targets = (
-        torch.randn(rows, 2, requires_grad=True),
-        torch.randn(50, 2),
-        torch.randint(50, (rows,)),
-    )
-    with Watch():
-        linear_cross_entropy(x, weight, targets).backward()
-    assert largest <= max(x.numel(), 8 * 50)
+    def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = f(*args, **(kwargs or {}))
+        for x in (x for x in tree_leaves(out) if isinstance(x, Tensor) and x.numel()):
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in self.sizes:
+                self.sizes[storage.data_ptr()] = storage.nbytes()
+                weakref.finalize(x, self.sizes.pop, storage.data_ptr(), None)
+        self.most = max(self.most, sum(self.sizes.values()))
+        return out
+
+
+def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a vocabulary of 50,000 and chunks of 256 rows: never more than three of them, of four and a rest."""
+    monkeypatch.setattr(module, "_rows", CHUNK)
+    rows, vocabulary = 1100, 50_000
+    x = torch.randn(rows, 16, requires_grad=True)
+    weight = torch.randn(vocabulary, 16, requires_grad=True)
+    targets = torch.randint(vocabulary, (rows,))
+    with Live() as live:
+        ours = torch.autograd.grad(linear_cross_entropy(x, weight, targets), (x, weight))
+    gradients = 4 * sum(x.nbytes for x in ours)
+    assert live.most <= 3 * 256 * vocabulary * 4 + gradients < rows * vocabulary * 4
+    with Live() as live:
+        theirs = torch.autograd.grad(_plain(x, weight, targets), (x, weight))
+    assert live.most > rows * vocabulary * 4
+    for mine, other in zip(ours, theirs, strict=True):
+        close(mine, other)
+    with torch.no_grad():
+        close(linear_cross_entropy(x, weight, targets), _plain(x, weight, targets))
