@@ -1,5 +1,6 @@
 """What the tests share: one table of tolerances, one measure of error, drawn masks."""
 
+import random
 from typing import Any
 
 import torch
@@ -72,3 +73,23 @@ def masks(batch: int, time: int, seed: int, rate: float = 0.2) -> tuple[Tensor, 
     draw = torch.Generator().manual_seed(seed)
     reset = torch.rand(batch, time, generator=draw) < rate
     return reset, torch.randint(0, time + 1, (batch,), generator=draw)
+
+
+def mutated(content: bytes, draw: random.Random) -> bytes:
+    """A bit flipped, a piece cut out, doubled, overwritten or appended, or an end torn off.
+
+    Of 10,000 such files (300 in CI), 4,000 are models, 4,000 checkpoints and 2,000 files of options.
+    """
+    at, size = draw.randrange(len(content)), draw.randrange(1, 9)
+    piece = content[at : at + size]
+    return draw.choice(
+        [
+            content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :],
+            content[:at] + content[at + size :],
+            content[:at] + piece + content[at:],
+            content[:at] + draw.randbytes(size) + content[at + size :],
+            content[:at] + draw.choice([b"0", b"9", b"-", b" ", b"\n", b'"', b"e"]) + content[at + 1 :],
+            content[:at],
+            content + draw.randbytes(size),
+        ]
+    )

@@ -18,6 +18,7 @@ from torch import Tensor
 import recurra
 from recurra.models import ByteVocabulary, CharVocabulary, SequenceModel, files
 from recurra.models.files import CONFIG, WEIGHTS
+from tools import mutated
 
 VOCABULARY = CharVocabulary("abcdefghijklm")
 TOKENS = torch.arange(13)[None]
@@ -315,23 +316,6 @@ def test_to_the_hub_and_back(
         SequenceModel.from_pretrained("somebody/model")
 
 
-def _mutated(content: bytes, draw: random.Random) -> bytes:
-    """A bit flipped, a piece cut out, doubled, overwritten or appended, or an end torn off."""
-    at, size = draw.randrange(len(content)), draw.randrange(1, 9)
-    piece = content[at : at + size]
-    return draw.choice(
-        [
-            content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :],
-            content[:at] + content[at + size :],
-            content[:at] + piece + content[at:],
-            content[:at] + draw.randbytes(size) + content[at + size :],
-            content[:at] + draw.choice([b"0", b"9", b"-", b" ", b"\n", b'"', b"e"]) + content[at + 1 :],
-            content[:at],
-            content + draw.randbytes(size),
-        ]
-    )
-
-
 def _loaded(folder: Path, changed: Path) -> SequenceModel | None:
     """The model, or None where the error names the file that was changed."""
     try:
@@ -342,24 +326,16 @@ def _loaded(folder: Path, changed: Path) -> SequenceModel | None:
     return None
 
 
-def _mutations(saved: tuple[SequenceModel, Path], count: int) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.slow)])
+def test_mutated_files(saved: tuple[SequenceModel, Path], count: int) -> None:
     model, folder = saved
     draw = random.Random(0)
     whole = {path: path.read_bytes() for path in sorted(folder.iterdir())}
     for _ in range(count):
         path = draw.choice(list(whole))
-        path.write_bytes(_mutated(whole[path], draw))
+        path.write_bytes(mutated(whole[path], draw))
         again = _loaded(folder, path)
         if again is not None:
             _same(again, model)
             assert again.vocabulary.pieces == VOCABULARY.pieces
         path.write_bytes(whole[path])
-
-
-def test_mutated_files(saved: tuple[SequenceModel, Path]) -> None:
-    _mutations(saved, 300)
-
-
-@pytest.mark.slow
-def test_many_mutated_files(saved: tuple[SequenceModel, Path]) -> None:
-    _mutations(saved, 10_000)

@@ -1,10 +1,12 @@
 """Options: their ranges, and the YAML file that mirrors them."""
 
 import dataclasses
+import random
 
 import pytest
 
 from recurra.train.config import TrainConfig, read, write
+from tools import mutated
 
 
 def test_yaml_holds_every_option(tmp_path):
@@ -22,6 +24,11 @@ def test_yaml_holds_every_option(tmp_path):
         ("- 1", "must hold options"),
         ("a: [", "is not YAML"),
         ("3", "must hold options"),
+        ("width: wide", "width must be int"),
+        ("width: !!int", "is not YAML"),
+        ("width: 2001-99-99", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
+        ("width: " + "9" * 5000, "is not YAML"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, text, named):
@@ -31,6 +38,26 @@ def test_a_file_that_is_wrong_is_named(tmp_path, text, named):
         read(path)
     assert str(path) in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_files_are_named_or_say_what_is_read(tmp_path, count):
+    """A person may edit this file, so that another value in it is no damage: what is read is what it says."""
+    path, again = tmp_path / "config.yaml", tmp_path / "again.yaml"
+    config = TrainConfig(source="some text", model="mingru,gru", depth=2, minutes=0.5, lr=1e-3, carry=True)
+    write(config, path)
+    whole, draw, told = path.read_bytes(), random.Random(0), []
+    for _ in range(count):
+        path.write_bytes(mutated(whole, draw))
+        try:
+            got = TrainConfig(**read(path))
+        except ValueError as e:
+            told.append(str(e))
+        else:
+            write(got, again)
+            assert TrainConfig(**read(again)) == got
+    assert len(told) > 0.5 * count
+    assert all(str(path) in message and "\n" not in message for message in told)
 
 
 @pytest.mark.parametrize(

@@ -114,15 +114,21 @@ def write(config: TrainConfig, path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The options that a YAML file names. Raises ValueError, naming it, where one is not known."""
+    """The options that a YAML file names. Raises ValueError, naming the file, where one of them is wrong."""
     yaml = need("yaml")
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except OSError:
+        raise
+    except Exception as e:  # PyYAML lets through whatever a constructor of its raises
         raise ValueError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(options, dict):
         raise ValueError(f"{path} must hold options such as `width: 384`")
     known = [option.name for option in dataclasses.fields(TrainConfig)]
     if unknown := [str(name) for name in options if name not in known]:
         raise ValueError(f"{path} names {', '.join(unknown)}; known are {', '.join(known)}")
+    try:
+        TrainConfig(**options)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
     return options
