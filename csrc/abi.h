@@ -81,6 +81,24 @@ struct ConvStep {
   void *y, *state_n;
 };
 
+// A state is max | numerator | denominator, 2 scores + width numbers side by side. What is not behind a View
+// is contiguous and in the state's dtype.
+struct Softmax {
+  i64 dtype, reverse, threads, batch, time, scores, width;  // a score is shared by width / scores channels
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View s, v;               // [batch, time, scores] and [batch, time, width]
+  void *decay, *bonus;     // [scores]
+  void* state;             // [batch, 2 scores + width]
+  View y;                  // forward only
+  void* state_n;
+  View dy;                 // from here on: backward only
+  void* dstate_n;
+  View ds, dv;
+  void *dstate, *ddecay, *dbonus;  // the last two [batch, scores]: summed by the caller
+  void* scratch;                   // [batch, 34 + ceil(time / 32), 2 scores + width]
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
   void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
@@ -145,6 +163,7 @@ struct Kernels {
   void (*conv_step)(const ConvStep&);
   void (*norm)(const Norm&, bool forward);
   void (*gelu)(const Gelu&, bool forward);
+  void (*softmax)(const Softmax&, bool forward);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
 };

@@ -71,6 +71,8 @@ EXPORT void recurra_conv_forward(const recurra::Conv* s) { recurra::kTables[recu
 EXPORT void recurra_conv_backward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, false); }
 EXPORT void recurra_cell_forward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, true); }
 EXPORT void recurra_cell_backward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, false); }
+EXPORT void recurra_softmax_forward(const recurra::Softmax* s) { recurra::kTables[recurra::current]->softmax(*s, true); }
+EXPORT void recurra_softmax_backward(const recurra::Softmax* s) { recurra::kTables[recurra::current]->softmax(*s, false); }
 EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }
 EXPORT void recurra_layer_step(const recurra::LayerStep* s) {
   const recurra::Kernels* const kernels = recurra::kTables[recurra::current];

@@ -6,10 +6,11 @@
 #include "matvec.h"
 #include "norm.h"
 #include "product.h"
+#include "softmax.h"
 
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, matvec, product};
+const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, softmax, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

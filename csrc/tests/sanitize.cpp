@@ -38,9 +38,9 @@ class Buffer {
     std::memset(bytes_.get(), 0xff, count_ * size_);
   }
 
-  Buffer& fill() {  // gates closed and open, numbers of both signs
+  Buffer& fill(bool negative = true) {  // gates closed and open, numbers of both signs
     constexpr double values[] = {0.5, -1, 0, 3, -30, 0.25, 100, -2, 0.9, 1, -0.1};
-    for (i64 i = 0; i < count_; ++i) set(i, values[i % 11]);
+    for (i64 i = 0; i < count_; ++i) set(i, negative ? values[i % 11] : std::fabs(values[i % 11]));
     return *this;
   }
 
@@ -186,6 +186,37 @@ void run_cell(const Kernels& kernels, const Shape& s, i64 kind, i64 dtype) {
   recurrent.require_written("cell recurrent");
 }
 
+void run_softmax(const Kernels& kernels, const Shape& s, i64 dtype, i64 group) {
+  const i64 scores = s.width / group, state = state_dtype(dtype), size = 2 * scores + s.width;
+  const Shape narrow{s.batch, s.time, scores, s.time_first, s.masked};
+  const Masks masks(s);
+  Buffer scored(dtype, narrow.elements()), v(dtype, s.elements()), y(dtype, s.elements()), dy(dtype, s.elements());
+  Buffer decay(state, scores), bonus(state, scores), begin(state, s.batch * size), end(state, s.batch * size);
+  Buffer dend(state, s.batch * size), dbegin(state, s.batch * size), ds(dtype, narrow.elements());
+  Buffer dv(dtype, s.elements()), ddecay(state, s.batch * scores), dbonus(state, s.batch * scores);
+  Buffer scratch(state, s.batch * (34 + (s.time + 31) / 32) * size);
+  scored.fill(), v.fill(), dy.fill(), decay.fill(), bonus.fill(), dend.fill();
+  begin.fill(false);  // no sum of weights is negative
+
+  Softmax softmax{};
+  softmax.dtype = dtype, softmax.reverse = s.reverse(), softmax.threads = s.threads();
+  softmax.batch = s.batch, softmax.time = s.time, softmax.scores = scores, softmax.width = s.width;
+  softmax.reset = masks.reset.get(), softmax.lengths = masks.lengths.get();
+  softmax.s = narrow.view(scored, dtype), softmax.v = s.view(v, dtype), softmax.y = s.view(y, dtype);
+  softmax.decay = decay.data(), softmax.bonus = bonus.data();
+  softmax.state = begin.data(), softmax.state_n = end.data();
+  kernels.softmax(softmax, true);
+  y.require_written("softmax y"), end.require_written("softmax state_n");
+
+  softmax.y = View{}, softmax.state_n = nullptr, softmax.scratch = scratch.data();
+  softmax.dy = s.view(dy, dtype), softmax.dstate_n = dend.data(), softmax.dstate = dbegin.data();
+  softmax.ds = narrow.view(ds, dtype), softmax.dv = s.view(dv, dtype);
+  softmax.ddecay = ddecay.data(), softmax.dbonus = dbonus.data();
+  kernels.softmax(softmax, false);
+  ds.require_written("softmax ds"), dv.require_written("softmax dv"), dbegin.require_written("softmax dstate");
+  ddecay.require_written("softmax ddecay"), dbonus.require_written("softmax dbonus");
+}
+
 void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
   Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
   Buffer y(dtype, rows * outputs);
@@ -253,6 +284,9 @@ void run_shape(const Kernels& kernels, const Shape& s) {
   }
   for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
     for (i64 taps : {1, 2, 4, 16}) run_conv(kernels, s, dtype, taps, s.masked);
+    for (i64 group : {1, 13, 17}) {
+      if (s.width % group == 0) run_softmax(kernels, s, dtype, group);
+    }
   }
 }
 
@@ -281,6 +315,7 @@ void run(const char* name, const Kernels& kernels) {
       for (i64 kind : {kGru, kLstm}) run_cell(kernels, s, kind, dtype);
     }
   }
+  for (i64 group : {1, 13}) run_softmax(kernels, {3, 65, 26, true, true}, kFloat32, group);
   constexpr i64 products[][3] = {{1, 1, 1}, {5, 33, 17}, {29, 33, 257}, {13, 545, 17}};
   for (const auto& [rows, columns, depth] : products) {
     for (i64 layout = 0; layout < 4; ++layout) {

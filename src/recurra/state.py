@@ -25,6 +25,7 @@ __all__ = [
     "LinearState",
     "MinRNNState",
     "ShiftState",
+    "SoftmaxState",
     "apply",
     "concatenate",
     "detach",
@@ -83,6 +84,17 @@ class KVState(NamedTuple):
     position: Tensor
 
 
+class SoftmaxState(NamedTuple):
+    """State of running softmax averages: sum e^s v [B, D] and sum e^s [B, H], both divided by e^max.
+
+    max [B, H]. Where the denominator is 0 nothing has been read yet: zeros are the empty state.
+    """
+
+    max: Tensor
+    numerator: Tensor
+    denominator: Tensor
+
+
 class MinRNNState(NamedTuple):
     """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
 
@@ -99,6 +111,7 @@ KINDS: dict[str, type] = {
         GRUState,
         LSTMState,
         KVState,
+        SoftmaxState,
         MinRNNState,
     )
 }

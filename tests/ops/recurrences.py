@@ -14,7 +14,9 @@ from recurra.ops import native
 from recurra.ops.gated import CANDIDATES, FUSIONS, mingru_step, minlstm_step
 from recurra.ops.linear import linear_step
 from recurra.ops.loop import unroll
-from recurra.state import LinearState
+from recurra.ops.softmax import softmax_step
+from recurra.state import LinearState, SoftmaxState
+from tools import TOLERANCE
 
 Inputs = tuple[Tensor, ...]
 REAL = (torch.float32, torch.float64, torch.bfloat16)
@@ -28,12 +30,37 @@ class Row(NamedTuple):
     call: Callable[..., Any]
     dtypes: tuple[torch.dtype, ...] = REAL
     keeps: tuple[float, ...] = ()  # of every gate behind the candidate; () where the inputs are a and b
+    names: tuple[str, ...] = ("a", "b")
+    vectors: int = 0  # of the inputs, the last ones: one number a channel, none of time
+    average: bool = False  # of scores and values; its state is packed into one tensor
 
 
 def _gated(cell: str, candidate: str, keeps: tuple[float, ...], **how: bool) -> Row:
     step, call = {"mingru": (mingru_step, ops.mingru), "minlstm": (minlstm_step, ops.minlstm)}[cell]
     how = {"candidate": candidate, **how}
-    return Row(partial(step, **how), partial(call, **how), REAL, keeps)
+    return Row(partial(step, **how), partial(call, **how), REAL, keeps, ("gates",))
+
+
+def _unpacked(state: LinearState, heads: int) -> SoftmaxState:
+    return SoftmaxState(*state.h.split([heads, state.h.shape[-1] - 2 * heads, heads], -1))
+
+
+def _average_step(
+    scores: Tensor, values: Tensor, state: LinearState, *how: Tensor
+) -> tuple[Tensor, LinearState]:
+    y, last = softmax_step(scores, values, _unpacked(state, scores.shape[-1]), *how)
+    return y, LinearState(torch.cat(last, -1))
+
+
+def _average(scores: Tensor, values: Tensor, *rest: Any, reverse: bool) -> tuple[Tensor, LinearState]:
+    *vectors, state, reset, lengths = rest
+    how = dict(zip(("decay", "bonus"), vectors, strict=False))
+    first = _unpacked(state, scores.shape[-1])
+    y, last = ops.softmax(scores, values, first, reset, lengths, reverse=reverse, **how)
+    return y, LinearState(torch.cat(last, -1))
+
+
+AVERAGE = Row(_average_step, _average, REAL, (), ("scores", "values"), average=True)
 
 
 ROWS: dict[str, Row] = {
@@ -42,8 +69,10 @@ ROWS: dict[str, Row] = {
     **{f"mingru {c}": _gated("mingru", c, (-1,)) for c in CANDIDATES},
     **{f"minlstm {c}": _gated("minlstm", c, (1, -1)) for c in CANDIDATES},
     **{f"minlstm raw {c}": _gated("minlstm", c, (1, -1), normalized=False) for c in CANDIDATES},
+    "softmax": AVERAGE,
+    "softmax decaying": AVERAGE._replace(names=("scores", "values", "decay", "bonus"), vectors=2),
 }
-assert len(ROWS) == len(FUSIONS) + 2, "a fusion has no row here"
+assert len(ROWS) == len(FUSIONS) + 4, "a fusion has no row here"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -117,6 +146,8 @@ def draw(row: Row, case: Case, dtype: torch.dtype, seed: int = 0) -> Drawn:
     shape, state = (case.batch, case.time, case.width), torch.promote_types(dtype, torch.float32)
     normal = partial(torch.randn, generator=rng, dtype=torch.promote_types(dtype, torch.float32))
     xs: Inputs
+    if row.average:
+        return _draw_average(row, case, dtype, rng)
     if row.keeps:
         xs = (_gates(row, case, rng, normal(*shape[:2], case.width * (1 + len(row.keeps)))),)
     else:
@@ -124,6 +155,37 @@ def draw(row: Row, case: Case, dtype: torch.dtype, seed: int = 0) -> Drawn:
     h_0, dh_n, dy = normal(case.batch, case.width), normal(case.batch, case.width), normal(*shape)
     masks = draw_masks(case, rng)
     return Drawn(tuple(x.to(dtype) for x in xs), h_0.to(state), *masks, dy.to(dtype), dh_n.to(state))
+
+
+def _heads(row: Row, case: Case) -> int:
+    """How many scores: one for 13, 4 or 3 channels where that divides the width, or one for each."""
+    return case.width // next(size for size in (13, 4, 3, 1) if case.width % size == 0)
+
+
+# By how much a score rises with most steps where nothing decays, or else by how much the older ones do.
+AVERAGES = {
+    "mixed": (0.0, 0.5),
+    "forget all": (20.0, 20.0),
+    "forget nothing": (0.0, 0.0),
+    "slowly": (0.0, 0.001),
+}
+
+
+def _draw_average(row: Row, case: Case, dtype: torch.dtype, rng: torch.Generator) -> Drawn:
+    normal = partial(torch.randn, generator=rng, dtype=torch.promote_types(dtype, torch.float32))
+    steps, heads, width = (case.batch, case.time), _heads(row, case), case.width
+    # The first score stays gentle: a gradient through what is forgotten alone is all rounding.
+    rise, decay = (torch.full((heads,), x) for x in AVERAGES[case.kind])
+    rise[0], decay[0] = 0, decay[0].clamp(max=0.5)
+    rises = (torch.rand(*steps, heads, generator=rng) < 7 / 8).cumsum(1) * (0 if row.vectors else rise)
+    scores = normal(*steps, heads) + (rises.flip(1) if case.reverse else rises)
+    vectors = (decay * (1 + normal(heads).tanh() / 2), normal(heads))[: row.vectors]
+    xs = tuple(x.to(dtype) for x in (scores, normal(*steps, width), *vectors))
+    h_0 = torch.cat(
+        [normal(case.batch, heads), normal(case.batch, width), normal(case.batch, heads).exp()], -1
+    )
+    masks, dy = draw_masks(case, rng), normal(*steps, width)
+    return Drawn(xs, h_0, *masks, dy.to(dtype), normal(*h_0.shape))
 
 
 def _decays(case: Case, x: Tensor) -> Tensor:
@@ -167,9 +229,14 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def loop(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The step, once after the other."""
     reset, lengths, reverse = rest
+    steps, vectors = xs[: len(xs) - row.vectors], xs[len(xs) - row.vectors :]
     if not xs[0].shape[1]:
-        return xs[-1][..., : h_0.shape[-1]].clone(), h_0.clone()
-    y, state = unroll(row.step, xs, LinearState(h_0), reset, lengths, reverse=reverse)
+        return steps[-1][..., : h_0.shape[-1]].clone(), h_0.clone()
+
+    def step(*now: Any) -> Any:
+        return row.step(*now, *vectors)
+
+    y, state = unroll(step, steps, LinearState(h_0), reset, lengths, reverse=reverse)
     return y.to(xs[0].dtype), state.h
 
 
@@ -203,8 +270,12 @@ def results(form: Callable[..., Any], row: Row, drawn: Drawn, reverse: bool) -> 
     leaves = [x.detach().requires_grad_() for x in (*drawn.xs, drawn.h_0)]
     out = form(row, tuple(leaves[:-1]), leaves[-1], drawn.reset, drawn.lengths, reverse)
     grads = torch.autograd.grad(out, leaves, (drawn.dy, drawn.dh_n), materialize_grads=True)
-    names = ["a", "b"] if len(drawn.xs) == 2 else ["gates"]
-    return dict(zip(["y", "h_n", *(f"d{n}" for n in names), "dh_0"], (*out, *grads), strict=True))
+    return dict(zip(["y", "h_n", *(f"d{n}" for n in row.names), "dh_0"], (*out, *grads), strict=True))
+
+
+def allowed(key: str, dtype: torch.dtype) -> float:
+    """In eps; a gradient that is one sum of differences over all rows and steps loses more to them."""
+    return TOLERANCE[dtype] * (4 if key in ("ddecay", "dbonus") else 1)
 
 
 def widen(x: Tensor | None) -> Any:

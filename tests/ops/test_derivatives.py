@@ -57,7 +57,9 @@ def test_gradgradcheck(form: Function, name: str, reverse: bool) -> None:
     assert gradgradcheck(f, _arguments(drawn), check_fwd_over_rev=True, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["linear", "linear complex", "mingru positive", "minlstm tanh"])
+@pytest.mark.parametrize(
+    "name", ["linear", "linear complex", "mingru positive", "minlstm tanh", "softmax decaying"]
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_third_order(form: Function, name: str) -> None:
     drawn = _drawn(name, Case(2, 1, "both", batch=1))
@@ -71,7 +73,7 @@ def test_third_order(form: Function, name: str) -> None:
     assert gradgradcheck(first, _arguments(drawn))
 
 
-@pytest.mark.parametrize("name", ["linear", "mingru positive", "minlstm positive"])
+@pytest.mark.parametrize("name", ["linear", "mingru positive", "minlstm positive", "softmax"])
 def test_forward_mode_of_one_input_alone(name: str) -> None:
     drawn = _drawn(name)
     xs = (*drawn.xs, drawn.h_0)
@@ -114,7 +116,7 @@ MAPPED: dict[str, Function] = {
     "of jvp": lambda f: vmap(lambda *xs: jvp(f, xs, tuple(x.cos() for x in xs))),
     "in chunks": lambda f: vmap(f, chunk_size=2),
 }
-NAMES = ["linear", "mingru positive", "minlstm linear", "minlstm raw tanh"]
+NAMES = ["linear", "mingru positive", "minlstm linear", "minlstm raw tanh", "softmax"]
 
 
 def _flat(tree: Any) -> list[Tensor]:
@@ -127,9 +129,9 @@ def _same(got: Function, want: Function, *xs: Tensor) -> None:
 
 
 def _of_gates(form: Function, name: str, drawn: Drawn, reverse: bool) -> Function:
-    """f(gates, h_0); for `linear` the gates are a and b side by side."""
-    f = _function(form, name, drawn, reverse)
-    return (lambda g, h: f(*g.chunk(2, -1), h)) if name == "linear" else f
+    """f(gates, h_0); for an op of several inputs they lie side by side."""
+    f, sizes = _function(form, name, drawn, reverse), [x.shape[-1] for x in drawn.xs]
+    return lambda g, h: f(*g.split(sizes, -1), h)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

@@ -10,7 +10,7 @@ from recurra import ops
 from recurra.ops import native
 from recurra.ops.gated import gated_native
 from recurra.ops.linear import linear_native
-from recurra.state import ConvState, LinearState, ShiftState
+from recurra.state import ConvState, LinearState, ShiftState, SoftmaxState
 from recurrences import NATIVE
 
 B, T, D = 2, 5, 6
@@ -25,6 +25,16 @@ RIGHT: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "causal_conv": (
         ops.causal_conv,
         {"x": X, "weight": WEIGHT, "bias": torch.randn(D), "state": ConvState(torch.randn(B, 3, D))},
+    ),
+    "softmax": (
+        ops.softmax,
+        {
+            "scores": X[..., :2],
+            "values": X,
+            "state": SoftmaxState(H[:, :2], H, H[:, :2].exp()),
+            "decay": torch.rand(2),
+            "bonus": torch.rand(2),
+        },
     ),
     "token_shift": (ops.token_shift, {"x": X, "state": ShiftState(H)}),
     "project": (ops.project, {"x": X, "weight": WEIGHT.t(), "bias": torch.randn(4)}),
@@ -65,6 +75,20 @@ WRONG: list[tuple[str, str, Any]] = [
     ("causal_conv", "bias", torch.ones(D, dtype=torch.int64)),
     ("causal_conv", "state", ConvState(torch.randn(B, 4, D))),
     ("causal_conv", "state", ConvState(torch.randn(B, 3, D).to("meta"))),
+    ("softmax", "scores", torch.randn(B, T, 4)),
+    ("softmax", "scores", torch.randn(B, T, 0)),
+    ("softmax", "scores", torch.randn(B, T)),
+    ("softmax", "scores", torch.ones(B, T, 2, dtype=torch.int64)),
+    ("softmax", "values", torch.randn(B, T + 1, D)),
+    ("softmax", "values", X.double()),
+    ("softmax", "values", X.to("meta")),
+    ("softmax", "state", SoftmaxState(H, H, H)),
+    ("softmax", "state", SoftmaxState(H[:1, :2], H, H[:, :2])),
+    ("softmax", "state", SoftmaxState(*(x.to("meta") for x in (H[:, :2], H, H[:, :2])))),
+    ("softmax", "decay", torch.rand(D)),
+    ("softmax", "decay", torch.ones(2, dtype=torch.int64)),
+    ("softmax", "bonus", torch.rand(2, 1)),
+    ("softmax", "bonus", torch.rand(2).to("meta")),
     ("token_shift", "x", torch.randn(T, D)),
     ("token_shift", "state", ShiftState(torch.randn(B, D + 1))),
     ("token_shift", "state", ShiftState(H.to("meta"))),

@@ -14,8 +14,9 @@ from recurra.ops import native
 from recurra.ops.causal_conv import causal_conv_step
 from recurra.ops.gated import mingru_step, minlstm_step
 from recurra.ops.linear import linear_step
+from recurra.ops.softmax import softmax_step
 from recurra.ops.token_shift import token_shift_step
-from recurra.state import ConvState, LinearState, ShiftState, select
+from recurra.state import ConvState, LinearState, ShiftState, SoftmaxState, select
 from recurrences import NATIVE
 from tools import close
 
@@ -23,6 +24,22 @@ BATCH, TIME, WIDTH = 3, 17, 6
 WEIGHT, BIAS = torch.linspace(-1, 1, WIDTH * 4).cos().view(WIDTH, 4), torch.linspace(-1, 1, WIDTH)
 
 Op = Callable[..., tuple[Tensor, Any]]
+
+
+def _average() -> SoftmaxState:
+    return SoftmaxState(torch.randn(BATCH, 2), torch.randn(BATCH, 4), torch.rand(BATCH, 2) + 0.1)
+
+
+def _averages(*vectors: Tensor) -> tuple[Op, Op, Callable[[], Any]]:
+    """Two scores, each of two channels; decay and bonus if there are."""
+    how = dict(zip(("decay", "bonus"), vectors, strict=False))
+    return (
+        lambda x, *rest, **more: ops.softmax(x[..., :2], x[..., 2:], *rest, **how, **more),
+        lambda x, s: softmax_step(x[..., :2], x[..., 2:], s, **how),
+        _average,
+    )
+
+
 # (x [B, T, 6], state, reset, lengths) -> (y, state); its step; some state. Each reads x as it needs.
 OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
     "linear": (
@@ -42,9 +59,11 @@ OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
         partial(causal_conv_step, weight=WEIGHT[:, :1]),
         lambda: ConvState(torch.randn(BATCH, 0, WIDTH)),
     ),
+    "softmax": _averages(),
+    "softmax decaying": _averages(torch.tensor([0.1, 2.0]), torch.tensor([-1.0, 0.5])),
     "token_shift": (ops.token_shift, token_shift_step, lambda: ShiftState(torch.randn(BATCH, WIDTH))),
 }
-REVERSIBLE = ["linear", "mingru", "minlstm"]
+REVERSIBLE = ["linear", "mingru", "minlstm", "softmax", "softmax decaying"]
 
 
 @pytest.fixture(params=["plain", pytest.param("kernels", marks=NATIVE)], autouse=True)

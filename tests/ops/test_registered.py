@@ -18,6 +18,8 @@ from recurra.ops.gated import OP as GATED
 from recurra.ops.linear import BACKWARD as LINEAR_BACKWARD
 from recurra.ops.linear import OP as LINEAR
 from recurra.ops.project import OP as PROJECT
+from recurra.ops.softmax import BACKWARD as SOFTMAX_BACKWARD
+from recurra.ops.softmax import OP as SOFTMAX
 from recurrences import LAYOUTS, NATIVE, ROWS, Case, Drawn, draw
 from tools import close
 
@@ -84,6 +86,17 @@ def test_opcheck_conv(case: Case, layout: str, utils: Any, biased: bool, dtype: 
     _check(CONV_BACKWARD, dy, state + 1, x, weight, state, reset, lengths, utils=utils)
 
 
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("case", "layout", "utils"), CHECKS)
+def test_opcheck_softmax(case: Case, layout: str, utils: Any, dtype: torch.dtype) -> None:
+    xs, state, reset, lengths, dy, dstate = draw(ROWS["softmax decaying"], case, dtype)
+    steps = [LAYOUTS[layout](x) for x in (*xs[:2], dy)]
+    arguments = (*steps[:2], *(x.to(state.dtype) for x in xs[2:]), state, reset, lengths, case.reverse)
+    _check(SOFTMAX, *arguments, utils=utils)
+    _check(SOFTMAX_BACKWARD, steps[2], dstate, *arguments, utils=utils)
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (2, 9, 5), (2, 40, 5), (0, 5), (5,), (3, 0)])
 def test_opcheck_project(shape: tuple[int, ...]) -> None:
     x, weight = torch.randn(*shape), torch.randn(7, shape[-1])
@@ -100,6 +113,10 @@ COMPILED: dict[str, Callable[..., Any]] = {
     "mingru": lambda x, *masks: ops.mingru(x, None, *masks),
     "minlstm": lambda x, *masks: ops.minlstm(x, None, *masks, reverse=True),
     "causal_conv": lambda x, *masks: ops.causal_conv(x, torch.ones(12, 4, dtype=x.dtype), None, None, *masks),
+    "softmax": lambda x, *masks: ops.softmax(x[..., :4], x[..., 4:], None, *masks),
+    "softmax reversed": lambda x, *masks: ops.softmax(
+        x, x.cos(), None, *masks, decay=torch.ones(12), bonus=torch.ones(12), reverse=True
+    ),
     "token_shift": lambda x, *masks: ops.token_shift(x, None, *masks),
     "project": lambda x, *_: (ops.project(x, torch.ones(5, 12, dtype=x.dtype)), (x,)),
 }
@@ -172,7 +189,7 @@ def test_compile_of_a_transform_is_right_or_raises(name: str) -> None:
 # Autocast: a layer is a product, in bf16, and a recurrence that takes what it gets.
 
 
-@pytest.mark.parametrize("name", ["mingru", "minlstm", "causal_conv", "token_shift"])
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "causal_conv", "softmax", "token_shift"])
 def test_autocast(name: str) -> None:
     x, weight = torch.randn(2, 9, 8), torch.randn(12, 8, requires_grad=True)
 
@@ -183,7 +200,7 @@ def test_autocast(name: str) -> None:
         y, state = layer()
     want = layer()
     assert y.dtype == torch.bfloat16
-    if name in ("mingru", "minlstm"):
+    if name in ("mingru", "minlstm", "softmax"):
         assert state[0].dtype == torch.float32
     close(y, want[0], eps=8)
     (grad,) = torch.autograd.grad(y.float().sum(), weight)

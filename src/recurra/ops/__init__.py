@@ -11,6 +11,7 @@ from recurra.ops.gelu import gelu
 from recurra.ops.linear import linear
 from recurra.ops.norm import add_rms_norm, rms_norm
 from recurra.ops.project import project
+from recurra.ops.softmax import softmax
 from recurra.ops.token_shift import token_shift
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "minlstm",
     "project",
     "rms_norm",
+    "softmax",
     "token_shift",
 ]

@@ -8,6 +8,7 @@ from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, leve
 from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
+from recurra.ops.native.softmaxes import softmax, softmax_backward
 from recurra.ops.native.tape import NotRecordableError, Tape, recording
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "scan",
     "scan_backward",
     "select",
+    "softmax",
+    "softmax_backward",
     "takes",
     "time_major",
 ]

@@ -32,6 +32,8 @@ EXPORTS = (
     "gelu_backward",
     "copy",
     "replay",
+    "softmax_forward",
+    "softmax_backward",
     "matvec",
     "layer_step",
     "product",
