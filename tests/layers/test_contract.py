@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import recurra
-from kinds import HIDDEN, INPUT, PEERS, Kind, both_ways, each_kind, run
+from kinds import HIDDEN, INPUT, PEERS, STACKED, Kind, both_ways, each_kind, run
 from recurra.layers.table import LAYERS
 from tools import close, masks
 
 BATCH, TIME = 3, 7
-each = pytest.mark.parametrize("name", list(LAYERS))
+each = pytest.mark.parametrize("name", STACKED)
 layouts = pytest.mark.parametrize("batch_first", [False, True], ids=["TBI", "BTI"])
 orders = pytest.mark.parametrize("enforce_sorted", [True, False], ids=["sorted", "unsorted"])
 

@@ -21,6 +21,8 @@ def test_table() -> None:
     for name, row in LAYERS.items():
         layer = row.layer(INPUT, HIDDEN)
         assert layer.weight_ih.shape == (row.parts * HIDDEN, INPUT)
+        if row.module is None:
+            continue
         assert row.module.__name__ in recurra.__all__
         assert row.module.__name__.lower() == name
         assert isinstance(row.module(INPUT, HIDDEN).layers[0], row.layer)

@@ -1,7 +1,16 @@
 """What papers stack into models, width -> width with norm and residual inside: one file a paper."""
 
+from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.table import BLOCKS
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
-__all__ = ["BLOCKS", "MinRNNBlock", "MinRNNConfig", "TransformerBlock", "TransformerConfig"]
+__all__ = [
+    "BLOCKS",
+    "AarenBlock",
+    "AarenConfig",
+    "MinRNNBlock",
+    "MinRNNConfig",
+    "TransformerBlock",
+    "TransformerConfig",
+]

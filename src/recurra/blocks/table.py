@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 from torch import nn
 
+from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
@@ -52,6 +53,13 @@ BLOCKS: dict[str, Row] = {
         {"layer": "lstm"},
         "c = f c + i g, h = o tanh(c), all gates of x and h",
         "Gers et al., 2000 (doi 10.1162/089976600300015015)",
+    ),
+    "aaren": Row(
+        AarenConfig,
+        AarenBlock,
+        {},
+        "y = softmax(q k' / sqrt(C)) v over the past, one learned q",
+        "arXiv 2405.13956, section 3",
     ),
     "transformer": Row(
         TransformerConfig,

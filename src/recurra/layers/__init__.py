@@ -1,5 +1,6 @@
 """Recurrent layers, input -> hidden, one file a paper; `recurrent` stacks them under torch.nn's contract."""
 
+from recurra.layers.aaren import AarenLayer
 from recurra.layers.gru import GRU, GRULayer
 from recurra.layers.lstm import LSTM, LSTMLayer
 from recurra.layers.mingru import MinGRULayer
@@ -11,6 +12,7 @@ __all__ = [
     "GRU",
     "LAYERS",
     "LSTM",
+    "AarenLayer",
     "GRULayer",
     "LSTMLayer",
     "MinGRU",

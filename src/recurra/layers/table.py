@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from recurra.layers.aaren import AarenLayer
 from recurra.layers.gru import GRU, GRULayer
 from recurra.layers.lstm import LSTM, LSTMLayer
 from recurra.layers.mingru import MinGRULayer
@@ -14,10 +15,13 @@ __all__ = ["LAYERS", "Row"]
 
 
 class Row(NamedTuple):
-    """One layer, its stack under torch.nn's contract, its products an input, and where it comes from."""
+    """One layer, its stack under torch.nn's contract, its products an input, and where it comes from.
+
+    module None: the state is not of the tensors that torch.nn's contract knows.
+    """
 
     layer: type[nn.Module]
-    module: type[Recurrent]
+    module: type[Recurrent] | None
     parts: int
     paper: str
 
@@ -27,4 +31,5 @@ LAYERS: dict[str, Row] = {
     "minlstm": Row(MinLSTMLayer, MinLSTM, 3, "arXiv 2410.01201, section 3.2"),
     "gru": Row(GRULayer, GRU, 3, "arXiv 1406.1078, equations 5 to 8"),
     "lstm": Row(LSTMLayer, LSTM, 4, "Gers et al., 2000 (doi 10.1162/089976600300015015)"),
+    "aaren": Row(AarenLayer, None, 3, "arXiv 2405.13956, section 3"),
 }
