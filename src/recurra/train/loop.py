@@ -18,7 +18,7 @@ from recurra.train.step import Stepper
 
 __all__ = ["fit", "launch"]
 
-SAVE_SECONDS = 30.0
+SAVE_SECONDS = 10.0
 
 
 def launch(config: TrainConfig) -> Any:
@@ -117,7 +117,7 @@ class _Loop:
         return max(by_steps, self._seconds() / (60 * minutes) if minutes else 0.0)
 
     def _left(self) -> float:
-        return self.position.seconds * (1 / self._spent() - 1)
+        return max(self.position.seconds * (1 / self._spent() - 1), 0.0)
 
     def _share(self) -> float:
         return rate(self.position.step, self.config.warmup, self._spent())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recurra import state as states
 from recurra.tasks.table import Task
 from recurra.train.config import TrainConfig
+from recurra.train.memory import hold_memory
 from recurra.train.optimizer import adamw
 
 __all__ = ["Stepper"]
@@ -22,6 +23,7 @@ class Stepper:
     """
 
     def __init__(self, model: nn.Module, data: Task, config: TrainConfig, fabric: Any) -> None:
+        hold_memory()
         self.plain, self.config, self.fabric, self.size = model, config, fabric, 0
         rows = config.batch * config.accumulate * fabric.world_size
         self.feed = data.feed(rows, config.context, config.seed, config.carry)
