@@ -1,6 +1,7 @@
 """Recurrent sequence models that train in parallel over time and run in constant memory."""
 
 from recurra import models, ops, state
+from recurra.blocks.stack import Stack
 from recurra.config import show_config
 from recurra.layers.gru import GRU
 from recurra.layers.lstm import LSTM
@@ -13,6 +14,7 @@ __all__ = [
     "LSTM",
     "MinGRU",
     "MinLSTM",
+    "Stack",
     "__version__",
     "language_model",
     "models",

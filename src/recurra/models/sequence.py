@@ -3,8 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import cycle, islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from recurra.blocks.table import BLOCKS, build, configurable, describe, parse
+from recurra.blocks.stack import State, make, run, step
+from recurra.blocks.table import build, describe, parse
 from recurra.models import files
 from recurra.models.cross_entropy import IGNORED
 from recurra.models.generate import Generation, Prompts, Sampler
@@ -25,8 +24,6 @@ from recurra.parts.norm import NORMS
 
 __all__ = ["SequenceModel", "language_model"]
 
-# One state a block.
-State = tuple[Any, ...]
 # What other tools look for in the header of such a file.
 _PYTORCH = {"format": "pt"}
 
@@ -58,14 +55,7 @@ class SequenceModel(nn.Module):
         """What the head reads, [B, T, width], and the last state."""
         if tokens.ndim != 2:
             raise ValueError(f"tokens must be [batch, time], got {list(tokens.shape)}")
-        x, ends = self.embed(tokens), []
-        for block, begin in zip(self.blocks, self._states(state), strict=True):
-            if self.checkpointing and torch.is_grad_enabled():
-                x, end = checkpoint(block, x, begin, reset, lengths, use_reentrant=False)
-            else:
-                x, end = block(x, begin, reset, lengths)
-            ends.append(end)
-        return x, tuple(ends)
+        return run(self.blocks, self.embed(tokens), state, reset, lengths, self.checkpointing)
 
     def forward(
         self,
@@ -105,18 +95,8 @@ class SequenceModel(nn.Module):
 
     def decode(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """`step` from what the embedding made of a token, x_t [B, width]."""
-        ends = []
-        for block, begin in zip(self.blocks, self._states(state), strict=True):
-            x_t, end = block.step(x_t, begin)
-            ends.append(end)
-        return self.head(x_t), tuple(ends)
-
-    def _states(self, state: State | None) -> Sequence[Any]:
-        if state is None:
-            return [None] * len(self.blocks)
-        if len(state) != len(self.blocks):
-            raise ValueError(f"state must be of {len(self.blocks)} blocks, got {len(state)}")
-        return state
+        y, state = step(self.blocks, x_t, state)
+        return self.head(y), state
 
     def generate(
         self,
@@ -279,24 +259,5 @@ def language_model(
     is also that of the head. tied: the head uses the embedding's weights. Raises ValueError that
     names the argument.
     """
-    names = [blocks] if isinstance(blocks, str) else list(blocks)
-    depth = (6 if isinstance(blocks, str) else len(names)) if depth is None else depth
-    if not names or depth < len(names):
-        raise ValueError(f"depth must be at least the number of blocks named, {len(names)}, got {depth}")
-    given = dict(options or {})
-    made = [_named(name, width, given, names) for name in islice(cycle(names), depth)]
-    return _assemble(vocabulary, width, made, given.get("norm", "rms"), tied)
-
-
-def _named(name: str, width: int, options: Mapping[str, Any], names: Sequence[str]) -> nn.Module:
-    """A block with those of the options that it has; each must be known to one of `names` at least."""
-    for other in names:
-        if other not in BLOCKS:
-            raise ValueError(f"blocks must be of {', '.join(BLOCKS)}, got {other!r}")
-    known = {key for other in names for key in configurable(BLOCKS[other])}
-    row, mine = BLOCKS[name], configurable(BLOCKS[name])
-    defaults = asdict(row.config(width=width, **row.fixed))
-    given = {key: defaults[key] for key in mine}
-    # What another block of the model knows is not for this one; what none knows, `parse` refuses.
-    given |= {key: value for key, value in options.items() if key in mine or key not in known}
-    return row.block(parse(row.config, given, row.fixed))
+    norm = dict(options or {}).get("norm", "rms")
+    return _assemble(vocabulary, width, make(blocks, width, depth, options), norm, tied)

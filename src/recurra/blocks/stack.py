@@ -1,0 +1,144 @@
+"""Blocks one behind the other: by their names, with one state for each of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recurra.blocks.table import BLOCKS, configurable, parse
+
+__all__ = ["Stack", "State", "make", "run", "step"]
+
+# One state a block.
+State = tuple[Any, ...]
+
+
+def make(
+    blocks: str | Sequence[str],
+    width: int,
+    depth: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[nn.Module]:
+    """`depth` blocks by one name, or by a list of names taken again and again; depth None: 6, or once
+    through the list. options: fields of their configs, for each block that has them. Raises ValueError."""
+    names = [blocks] if isinstance(blocks, str) else list(blocks)
+    depth = (6 if isinstance(blocks, str) else len(names)) if depth is None else depth
+    if not names or depth < len(names):
+        raise ValueError(f"depth must be at least the number of blocks named, {len(names)}, got {depth}")
+    return [_named(name, width, dict(options or {}), names) for name in islice(cycle(names), depth)]
+
+
+def _named(name: str, width: int, options: Mapping[str, Any], names: Sequence[str]) -> nn.Module:
+    """A block with those of the options that it has; each must be known to one of `names` at least."""
+    for other in names:
+        if other not in BLOCKS:
+            raise ValueError(f"blocks must be of {', '.join(BLOCKS)}, got {other!r}")
+    known = {key for other in names for key in configurable(BLOCKS[other])}
+    row, mine = BLOCKS[name], configurable(BLOCKS[name])
+    defaults = asdict(row.config(width=width, **row.fixed))
+    given = {key: defaults[key] for key in mine}
+    # What another block of the model knows is not for this one; what none knows, `parse` refuses.
+    given |= {key: value for key, value in options.items() if key in mine or key not in known}
+    return row.block(parse(row.config, given, row.fixed))
+
+
+def _states(blocks: Any, state: State | None) -> Sequence[Any]:
+    if state is None:
+        return [None] * len(blocks)
+    if len(state) != len(blocks):
+        raise ValueError(f"state must be of {len(blocks)} blocks, got {len(state)}")
+    return state
+
+
+def run(
+    blocks: Any,
+    x: Tensor,
+    state: State | None,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    checkpointing: bool = False,
+) -> tuple[Tensor, State]:
+    """x [B, T, width] through all blocks; with checkpointing each keeps its input alone and is computed twice."""
+    ends = []
+    for block, begin in zip(blocks, _states(blocks, state), strict=True):
+        if checkpointing and torch.is_grad_enabled():
+            x, end = checkpoint(block, x, begin, reset, lengths, use_reentrant=False)
+        else:
+            x, end = block(x, begin, reset, lengths)
+        ends.append(end)
+    return x, tuple(ends)
+
+
+def step(blocks: Any, x_t: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """One step through all blocks, x_t [B, width]."""
+    ends = []
+    for block, begin in zip(blocks, _states(blocks, state), strict=True):
+        x_t, end = block.step(x_t, begin)
+        ends.append(end)
+    return x_t, tuple(ends)
+
+
+class Stack(nn.Module):
+    """Blocks of the table in the place of nn.GRU, with input_size = hidden_size = width: out, h_n = stack(x, h_0).
+
+    blocks: a name of `recurra.blocks.BLOCKS` or a list of them, `depth` and `options` as in
+    `recurra.language_model`. x [T, B, width], or [B, T, width] with batch_first, or [T, width]; h_n, and
+    h_0 (None: a fresh start), are a tuple of the blocks' own states, batch first. lengths [B], and reset in
+    the layout of x, as in `ops.masks`. Raises ValueError that names the argument.
+    """
+
+    # A ModuleList of blocks: torch's type forgets of what.
+    blocks: Any
+
+    def __init__(
+        self,
+        blocks: str | Sequence[str],
+        width: int,
+        depth: int | None = None,
+        *,
+        batch_first: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.batch_first = width, batch_first
+        self.blocks = nn.ModuleList(make(blocks, width, depth, options))
+
+    def forward(
+        self,
+        x: Tensor,
+        h_0: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        self._check(x, reset)
+        single = x.ndim == 2
+        swap = not (single or self.batch_first)
+        x, reset = self._batched(x, single, swap), self._batched(reset, single, swap)
+        y, h_n = run(self.blocks, x, h_0, reset, lengths)
+        y = y[0] if single else y
+        return y.transpose(0, 1) if swap else y, h_n
+
+    def step(self, x_t: Tensor, h: State | None = None) -> tuple[Tensor, State]:
+        """One step: y_t [B, width] and the state, from x_t [B, width]."""
+        return step(self.blocks, x_t, h)
+
+    def _check(self, x: Tensor, reset: Tensor | None) -> None:
+        axes = "batch, time" if self.batch_first else "time, batch"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}: pad it, and give its lengths")
+        if x.ndim not in (2, 3) or x.shape[-1] != self.width:
+            want = f"[{axes}, {self.width}] or [time, {self.width}]"
+            raise ValueError(f"x must be {want}, got {list(x.shape)}")
+        if reset is not None and reset.shape != x.shape[:-1]:
+            raise ValueError(f"reset must be {list(x.shape[:-1])}, as x, got {list(reset.shape)}")
+
+    @staticmethod
+    def _batched(x: Any, single: bool, swap: bool) -> Any:
+        if x is None:
+            return None
+        return x[None] if single else x.transpose(0, 1) if swap else x

@@ -1,0 +1,54 @@
+"""`recurra.Stack`: the blocks of the table in the place of nn.GRU."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+from recurra import Stack
+from recurra.blocks.table import BLOCKS
+from tools import close, masks, same_state
+
+BATCH, TIME, WIDTH = 3, 7, 6
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_layouts_of_torch(name: str) -> None:
+    stack, x = Stack(name, WIDTH, 2), torch.randn(TIME, BATCH, WIDTH)
+    reset, lengths = masks(BATCH, TIME, 0)
+    begin = stack(torch.randn(2, BATCH, WIDTH))[1]
+    want, end = stack(x, begin, lengths=lengths, reset=reset.t())
+    stack.batch_first = True
+    got, same = stack(x.transpose(0, 1), begin, lengths=lengths, reset=reset)
+    close(got.transpose(0, 1), want)
+    same_state(same, end)
+    close(stack(x[:, 0])[0], stack(x[:, :1].transpose(0, 1))[0][0])
+
+
+def test_chunks_and_steps() -> None:
+    stack, x = Stack(["mingru", "lstm"], WIDTH, 3), torch.randn(TIME, BATCH, WIDTH)
+    want, end = stack(x)
+    first, middle = stack(x[:4])
+    rest, last = stack(x[4:], middle)
+    close(torch.cat([first, rest]), want)
+    same_state(last, end)
+    now: Any = None
+    for x_t, y_t in zip(x, want, strict=True):
+        y, now = stack.step(x_t, now)
+        close(y, y_t)
+    same_state(now, end)
+
+
+def test_errors() -> None:
+    stack, x = Stack("mingru", WIDTH, 2), torch.randn(TIME, BATCH, WIDTH)
+    with pytest.raises(ValueError, match=r"x must be \[time, batch, 6\] or \[time, 6\], got \[7, 3, 5\]"):
+        stack(x[..., :5])
+    with pytest.raises(ValueError, match=r"reset must be \[7, 3\], as x, got \[3, 7\]"):
+        stack(x, reset=torch.zeros(BATCH, TIME, dtype=torch.bool))
+    with pytest.raises(ValueError, match="state must be of 2 blocks, got 1"):
+        stack(x, stack(x)[1][:1])
+    with pytest.raises(TypeError, match="x must be a tensor, got PackedSequence"):
+        stack(pack_sequence([x[:, 0]]))
+    with pytest.raises(ValueError, match="blocks must be of .*, got 'gruu'"):
+        Stack("gruu", WIDTH)
