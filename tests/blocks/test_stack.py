@@ -50,5 +50,5 @@ def test_errors() -> None:
         stack(x, stack(x)[1][:1])
     with pytest.raises(TypeError, match="x must be a tensor, got PackedSequence"):
         stack(pack_sequence([x[:, 0]]))
-    with pytest.raises(ValueError, match="blocks must be of .*, got 'gruu'"):
+    with pytest.raises(ValueError, match=r"blocks must be of .*, got 'gruu'"):
         Stack("gruu", WIDTH)

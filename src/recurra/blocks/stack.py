@@ -62,7 +62,7 @@ def run(
     lengths: Tensor | None,
     checkpointing: bool = False,
 ) -> tuple[Tensor, State]:
-    """x [B, T, width] through all blocks; with checkpointing each keeps its input alone and is computed twice."""
+    """x [B, T, width] through all blocks; checkpointing: each keeps its input alone and is computed twice."""
     ends = []
     for block, begin in zip(blocks, _states(blocks, state), strict=True):
         if checkpointing and torch.is_grad_enabled():
@@ -83,7 +83,7 @@ def step(blocks: Any, x_t: Tensor, state: State | None) -> tuple[Tensor, State]:
 
 
 class Stack(nn.Module):
-    """Blocks of the table in the place of nn.GRU, with input_size = hidden_size = width: out, h_n = stack(x, h_0).
+    """out, h_n = stack(x, h_0): blocks of the table in the place of nn.GRU(width, width).
 
     blocks: a name of `recurra.blocks.BLOCKS` or a list of them, `depth` and `options` as in
     `recurra.language_model`. x [T, B, width], or [B, T, width] with batch_first, or [T, width]; h_n, and
