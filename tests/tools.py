@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurra.state import KVState
+from recurra.state import KVState, SoftmaxState
 
 # Relative RMS error in units of the dtype's eps. 64 is generous for exact arithmetic carried through
 # thousands of steps; bf16 rounds only what goes in and what comes out (2 eps), the rest is fp32.
@@ -42,6 +42,15 @@ def close(got: Tensor, want: Tensor, eps: float | None = None) -> None:
     assert error <= allowed, f"relative RMS error {error:.3g} eps of {got.dtype}, allowed {allowed}"
 
 
+def wake(module: Any) -> Any:
+    """The module with parameters that begin as zeros drawn anew: they hide what stands behind them."""
+    with torch.no_grad():
+        for p in module.parameters():
+            if not p.any():
+                p.normal_(0, 0.5)
+    return module
+
+
 def leaves(tree: Any) -> list[Tensor]:
     """The tensors of a state, in order."""
     return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in leaves(part)]
@@ -51,6 +60,8 @@ def same_state(got: Any, want: Any) -> None:
     """Assert that two states say the same, each tensor within the table's tolerance; integers are equal."""
     if isinstance(got, KVState):
         got, want = _held(got, want), _held(want, got)
+    if isinstance(got, SoftmaxState):
+        got, want = _sums(got), _sums(want)
     if not isinstance(got, Tensor):
         for one, other in zip(got, want, strict=True):
             same_state(one, other)
@@ -58,6 +69,13 @@ def same_state(got: Any, want: Any) -> None:
         close(got, want)
     else:
         assert got.equal(want)
+
+
+def _sums(average: SoftmaxState) -> tuple[Tensor, Tensor]:
+    """Both sums in units of one: the max alone is near zero at times, and only its difference counts."""
+    size = average.max.exp()
+    group = average.numerator.shape[-1] // size.shape[-1]
+    return average.numerator * size.repeat_interleave(group, -1), average.denominator * size
 
 
 def _held(cache: KVState, other: KVState) -> tuple[Tensor, list[Tensor]]:

@@ -24,6 +24,7 @@ __all__ = [
     "LSTMState",
     "LinearState",
     "MinRNNState",
+    "RWKV4State",
     "ShiftState",
     "SoftmaxState",
     "apply",
@@ -95,6 +96,14 @@ class SoftmaxState(NamedTuple):
     denominator: Tensor
 
 
+class RWKV4State(NamedTuple):
+    """State of an RWKV-4 block: the last input of the time mix, its averages, that of the channel mix."""
+
+    time: ConvState
+    average: SoftmaxState
+    channel: ConvState
+
+
 class MinRNNState(NamedTuple):
     """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
 
@@ -112,6 +121,7 @@ KINDS: dict[str, type] = {
         LSTMState,
         KVState,
         SoftmaxState,
+        RWKV4State,
         MinRNNState,
     )
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from recurra import state
 from recurra.blocks.table import BLOCKS, build, configurable, describe
 from recurra.state import KVState
-from tools import close, leaves, masks, same_state
+from tools import close, leaves, masks, same_state, wake
 
 BATCH, TIME, WIDTH = 3, 7, 6
 
@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
     def block(self) -> Any:
         row = BLOCKS[self.name]
-        return row.block(row.config(width=WIDTH, **row.fixed, **self.options))
+        return wake(row.block(row.config(width=WIDTH, **row.fixed, **self.options)))
 
 
 def _bare(name: str) -> dict[str, Any]:

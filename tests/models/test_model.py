@@ -12,7 +12,7 @@ import recurra
 from recurra import state
 from recurra.blocks.table import BLOCKS
 from recurra.models import SequenceModel
-from tools import close, masks, same_state
+from tools import close, masks, same_state, wake
 
 BATCH, TIME, VOCABULARY, WIDTH = 3, 9, 13, 8
 KINDS: dict[str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("kind", list(KINDS))
 
 
 def _model(kind: str) -> SequenceModel:
-    return recurra.language_model(vocabulary=VOCABULARY, width=WIDTH, **KINDS[kind])
+    return wake(recurra.language_model(vocabulary=VOCABULARY, width=WIDTH, **KINDS[kind]))
 
 
 def _tokens(time: int = TIME) -> Tensor:

@@ -2,6 +2,7 @@
 
 from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
+from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.table import BLOCKS
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
@@ -11,6 +12,8 @@ __all__ = [
     "AarenConfig",
     "MinRNNBlock",
     "MinRNNConfig",
+    "RWKV4Block",
+    "RWKV4Config",
     "TransformerBlock",
     "TransformerConfig",
 ]

@@ -29,7 +29,14 @@ def make(
     depth = (6 if isinstance(blocks, str) else len(names)) if depth is None else depth
     if not names or depth < len(names):
         raise ValueError(f"depth must be at least the number of blocks named, {len(names)}, got {depth}")
-    return [_named(name, width, dict(options or {}), names) for name in islice(cycle(names), depth)]
+    places, given = enumerate(islice(cycle(names), depth)), dict(options or {})
+    return [_named(name, width, given | _place(name, i, depth), names) for i, name in places]
+
+
+def _place(name: str, index: int, depth: int) -> dict[str, int]:
+    """Where in the stack a block stands, if its kind depends on that."""
+    known = configurable(BLOCKS[name]) if name in BLOCKS else ()
+    return {key: value for key, value in (("index", index), ("depth", depth)) if key in known}
 
 
 def _named(name: str, width: int, options: Mapping[str, Any], names: Sequence[str]) -> nn.Module:

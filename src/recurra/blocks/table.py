@@ -8,6 +8,7 @@ from torch import nn
 
 from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
+from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
 __all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse"]
@@ -60,6 +61,13 @@ BLOCKS: dict[str, Row] = {
         {},
         "y = softmax(q k' / sqrt(C)) v over the past, one learned q",
         "arXiv 2405.13956, section 3",
+    ),
+    "rwkv4": Row(
+        RWKV4Config,
+        RWKV4Block,
+        {},
+        "y = sum e^(k_j - (t - 1 - j) w) v_j / sum e^(k_j - (t - 1 - j) w), j = t: e^(k + u)",
+        "arXiv 2305.13048, section 3",
     ),
     "transformer": Row(
         TransformerConfig,

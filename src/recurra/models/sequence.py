@@ -255,9 +255,9 @@ def language_model(
     """An untrained language model of `depth` blocks, by their names in `recurra.blocks.BLOCKS`.
 
     blocks: one name, or a list for a hybrid, taken again and again up to `depth` (None: 6, or once
-    through the list). options: fields of the blocks' configs, for each block that has them; its `norm`
-    is also that of the head. tied: the head uses the embedding's weights. Raises ValueError that
+    through the list). options: fields of the blocks' configs, for each block that has them; the head's
+    norm is that of the last block. tied: the head uses the embedding's weights. Raises ValueError that
     names the argument.
     """
-    norm = dict(options or {}).get("norm", "rms")
-    return _assemble(vocabulary, width, make(blocks, width, depth, options), norm, tied)
+    made: list[Any] = make(blocks, width, depth, options)
+    return _assemble(vocabulary, width, made, made[-1].config.norm, tied)

@@ -1,0 +1,188 @@
+"""The RWKV-4 block: a time mix around running softmax averages, then a channel mix."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from recurra.blocks.common import check_width, end_rows
+from recurra.ops.causal_conv import causal_conv, causal_conv_step
+from recurra.ops.linear import state_dtype
+from recurra.ops.softmax import begin, softmax, softmax_step
+from recurra.parts.linear import Linear
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
+from recurra.state import ConvState, RWKV4State, SoftmaxState
+
+__all__ = ["RWKV4Block", "RWKV4Config"]
+
+
+@dataclass(frozen=True)
+class RWKV4Config:
+    """Sizes of one block, and its place among `depth` blocks: the published draws depend on it.
+
+    The block of index 0 begins with a norm of the embedding, as the published one does.
+    """
+
+    width: int
+    index: int = 0
+    depth: int = 1
+    expansion: float = 4.0
+    norm: str = "layer"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+        if not 0 <= self.index < self.depth:
+            raise ValueError(f"index must lie in 0..depth - 1, got {self.index} of depth {self.depth}")
+        if not 0 < self.expansion < float("inf") or self.hidden < 1:
+            raise ValueError(f"expansion * width must be at least 1, got {self.expansion} * {self.width}")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def hidden(self) -> int:
+        """Inner width of the channel mix."""
+        return round(self.expansion * self.width)
+
+
+class _Masks(NamedTuple):
+    reset: Tensor | None
+    lengths: Tensor | None
+
+
+def _shift(
+    x: Tensor, mixes: tuple[Tensor, ...], state: ConvState | None, masks: _Masks | None
+) -> tuple[list[Tensor], ConvState]:
+    """m x_t + (1 - m) x_{t-1} for each m of mixes: a convolution of two taps; masks None: x is one step."""
+    if masks is None and state is None:
+        state = ConvState(x.new_zeros(x.shape[0], 1, x.shape[1], dtype=state_dtype(x.dtype)))
+    done = []
+    for mix in mixes:
+        wide = mix.to(state_dtype(mix.dtype))
+        taps = torch.stack([1 - wide, wide], -1)
+        if masks is None:
+            assert state is not None
+            done.append(causal_conv_step(x, state, taps))
+        else:
+            done.append(causal_conv(x, taps, None, state, *masks))
+    return [y for y, _ in done], done[0][1]
+
+
+def _zero(linear: Linear) -> Linear:
+    nn.init.zeros_(linear.weight)
+    return linear
+
+
+def _orthogonal(linear: Linear) -> Linear:
+    rows, columns = linear.weight.shape
+    nn.init.orthogonal_(linear.weight, gain=math.sqrt(max(1.0, rows / columns)))
+    return linear
+
+
+class TimeMix(nn.Module):
+    """y = W_o (sigmoid(r) wkv(k, v)) with r, k, v = W x, each of its own mix of x_t and x_{t-1}.
+
+    wkv is `ops.softmax` with decay exp(decay) and bonus (arXiv 2305.13048, equations 11 to 17).
+    """
+
+    def __init__(self, config: RWKV4Config) -> None:
+        super().__init__()
+        width, late = config.width, config.index / max(1, config.depth - 1)
+        channel, early = torch.arange(width), 1 - config.index / config.depth
+        ramp, rank = channel / width, channel / max(1, width - 1)
+        self.mix_k = nn.Parameter(ramp**early)
+        self.mix_v = nn.Parameter(ramp**early + 0.3 * late)
+        self.mix_r = nn.Parameter(ramp ** (0.5 * early))
+        self.decay = nn.Parameter(-5 + 8 * rank ** (0.7 + 1.3 * late))
+        self.bonus = nn.Parameter(math.log(0.3) + 0.5 * ((channel + 1) % 3 - 1))
+        self.key, self.receptance, self.out = (_zero(Linear(width, width, bias=False)) for _ in range(3))
+        self.value = _orthogonal(Linear(width, width, bias=False))
+
+    def forward(
+        self, x: Tensor, shift: ConvState | None, average: SoftmaxState | None, masks: _Masks | None
+    ) -> tuple[Tensor, ConvState, SoftmaxState]:
+        (k, v, r), shift = _shift(x, (self.mix_k, self.mix_v, self.mix_r), shift, masks)
+        k, v, r = self.key(k), self.value(v), self.receptance(r)
+        decay, bonus = (p.to(state_dtype(p.dtype)) for p in (self.decay, self.bonus))
+        if masks is None:
+            average = begin(average, v, v.shape[-1], v.shape[-1])
+            y, average = softmax_step(k, v, average, decay.exp(), bonus)
+        else:
+            y, average = softmax(k, v, average, *masks, decay=decay.exp(), bonus=bonus)
+        return self.out(r.sigmoid() * y), shift, average
+
+
+class ChannelMix(nn.Module):
+    """y = sigmoid(W_r x_r) W_v relu(W_k x_k)^2, x_r and x_k mixed of x_t and x_{t-1} (equation 18)."""
+
+    def __init__(self, config: RWKV4Config) -> None:
+        super().__init__()
+        width, hidden = config.width, config.hidden
+        ramp = (torch.arange(width) / width) ** (1 - config.index / config.depth)
+        self.mix_k, self.mix_r = nn.Parameter(ramp), nn.Parameter(ramp.clone())
+        self.key = _orthogonal(Linear(width, hidden, bias=False))
+        self.value = _zero(Linear(hidden, width, bias=False))
+        self.receptance = _zero(Linear(width, width, bias=False))
+
+    def forward(self, x: Tensor, shift: ConvState | None, masks: _Masks | None) -> tuple[Tensor, ConvState]:
+        (k, r), shift = _shift(x, (self.mix_k, self.mix_r), shift, masks)
+        return self.receptance(r).sigmoid() * self.value(self.key(k).relu().square()), shift
+
+
+class RWKV4Block(nn.Module):
+    """x += time_mix(norm(x));  x += channel_mix(norm(x)), x [B, T, width]; no biases but the norms'.
+
+    "RWKV: Reinventing RNNs for the Transformer Era" (arXiv 2305.13048, section 3), drawn as its authors
+    draw it: matrices orthogonal or zero, so that an untrained block changes nothing. Departs from the
+    published models in an embedding of ordinary size: theirs is tiny, and grows behind the first norm.
+    Raises ValueError that names the argument.
+    """
+
+    # An optional submodule: torch's own type knows of none.
+    first_norm: RMSNorm | LayerNorm | None
+    norm: RMSNorm | LayerNorm
+    channel_norm: RMSNorm | LayerNorm
+
+    def __init__(self, config: RWKV4Config) -> None:
+        super().__init__()
+        self.config = config
+        norm = NORMS[config.norm]
+        self.first_norm = None if config.index else norm(config.width)
+        self.norm, self.time_mix = norm(config.width), TimeMix(config)
+        self.channel_norm, self.channel_mix = norm(config.width), ChannelMix(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: RWKV4State | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, RWKV4State]:
+        """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
+        check_width(x, ("batch", "time"), self.config.width)
+        y, state = self._run(x, state, _Masks(reset, lengths))
+        return end_rows(y, lengths), state
+
+    def step(self, x_t: Tensor, state: RWKV4State | None = None) -> tuple[Tensor, RWKV4State]:
+        """One step: y_t [B, width] and the state, from x_t [B, width]."""
+        check_width(x_t, ("batch",), self.config.width)
+        return self._run(x_t, state, None)
+
+    def _run(self, x: Tensor, state: RWKV4State | None, masks: _Masks | None) -> tuple[Tensor, RWKV4State]:
+        """A whole sequence, or without masks one step."""
+        time, average, channel = (None, None, None) if state is None else state
+        x = x if self.first_norm is None else self.first_norm(x)
+        y, time, average = self.time_mix(self.norm(x), time, average, masks)
+        x, normed = self.channel_norm.after(x, self._drop(y))
+        y, channel = self.channel_mix(normed, channel, masks)
+        return x + self._drop(y), RWKV4State(time, average, channel)
+
+    def _drop(self, y: Tensor) -> Tensor:
+        p = self.config.dropout
+        return dropout(y, p) if p and self.training else y
