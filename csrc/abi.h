@@ -99,6 +99,26 @@ struct Softmax {
   void* scratch;                   // [batch, 34 + ceil(time / 32), 2 scores + width]
 };
 
+// Steps between two notes of h in the backward pass of a diagonal state space.
+constexpr i64 kDiagonalTile = 64;
+
+// Complex numbers lie as a row of real parts and a row of imaginary parts; what is not behind a View is
+// contiguous and in the state's dtype.
+struct Diagonal {
+  i64 dtype, threads, batch, time, width, states;
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View u, y;
+  void* parameters;  // [states, 3, 2, width]: a, b, c
+  void* skip;        // [width]
+  void *h_0, *h_n;   // [batch, states, 2, width]
+  View dy;           // from here on: backward only
+  void* dh_n;
+  View du;
+  void *dparameters, *dskip;  // [batch, states, 3, 2, width] and [batch, width]: summed by the caller
+  void *dh_0, *scratch;       // [batch, time / kDiagonalTile rounded up, states, 2, width]
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
   void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
@@ -164,6 +184,7 @@ struct Kernels {
   void (*norm)(const Norm&, bool forward);
   void (*gelu)(const Gelu&, bool forward);
   void (*softmax)(const Softmax&, bool forward);
+  void (*diagonal)(const Diagonal&, bool forward);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
 };

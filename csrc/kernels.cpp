@@ -1,6 +1,7 @@
 // All kernels for one instruction set. Compiled once for each, with RECURRA_LEVEL naming the namespace.
 #include "cell.h"
 #include "conv.h"
+#include "diagonal.h"
 #include "gelu.h"
 #include "linear.h"
 #include "matvec.h"
@@ -11,6 +12,6 @@
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, softmax, matvec, product};
+const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, softmax, diagonal, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

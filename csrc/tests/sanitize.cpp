@@ -217,6 +217,35 @@ void run_softmax(const Kernels& kernels, const Shape& s, i64 dtype, i64 group) {
   ddecay.require_written("softmax ddecay"), dbonus.require_written("softmax dbonus");
 }
 
+void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states) {
+  const i64 state = state_dtype(dtype), kept = s.batch * states * 2 * s.width;
+  const i64 tiles = (s.time + kDiagonalTile - 1) / kDiagonalTile;
+  const Masks masks(s);
+  Buffer u(dtype, s.elements()), y(dtype, s.elements()), dy(dtype, s.elements()), du(dtype, s.elements());
+  Buffer parameters(state, states * 6 * s.width), skip(state, s.width), h_0(state, kept), h_n(state, kept);
+  Buffer dh_n(state, kept), dh_0(state, kept), dparameters(state, s.batch * states * 6 * s.width);
+  Buffer dskip(state, s.batch * s.width), scratch(state, kept * tiles);
+  u.fill(), skip.fill(), h_0.fill(), dh_n.fill(), dy.fill();
+  std::memset(parameters.data(), 0, states * 6 * s.width * parameters.element_size(state));  // nothing grows
+
+  Diagonal diagonal{};
+  diagonal.dtype = dtype, diagonal.threads = s.threads(), diagonal.states = states;
+  diagonal.batch = s.batch, diagonal.time = s.time, diagonal.width = s.width;
+  diagonal.reset = masks.reset.get(), diagonal.lengths = masks.lengths.get();
+  diagonal.u = s.view(u, dtype), diagonal.y = s.view(y, dtype);
+  diagonal.parameters = parameters.data(), diagonal.skip = skip.data();
+  diagonal.h_0 = h_0.data(), diagonal.h_n = h_n.data();
+  kernels.diagonal(diagonal, true);
+  y.require_written("diagonal y"), h_n.require_written("diagonal h_n");
+
+  diagonal.dy = s.view(dy, dtype), diagonal.dh_n = dh_n.data(), diagonal.du = s.view(du, dtype);
+  diagonal.dparameters = dparameters.data(), diagonal.dskip = dskip.data();
+  diagonal.dh_0 = dh_0.data(), diagonal.scratch = scratch.data();
+  kernels.diagonal(diagonal, false);
+  du.require_written("diagonal du"), dh_0.require_written("diagonal dh_0");
+  dparameters.require_written("diagonal dparameters"), dskip.require_written("diagonal dskip");
+}
+
 void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
   Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
   Buffer y(dtype, rows * outputs);
@@ -287,6 +316,7 @@ void run_shape(const Kernels& kernels, const Shape& s) {
     for (i64 group : {1, 13, 17}) {
       if (s.width % group == 0) run_softmax(kernels, s, dtype, group);
     }
+    for (i64 states : {1, 2, 3}) run_diagonal(kernels, s, dtype, states);
   }
 }
 
@@ -316,6 +346,7 @@ void run(const char* name, const Kernels& kernels) {
     }
   }
   for (i64 group : {1, 13}) run_softmax(kernels, {3, 65, 26, true, true}, kFloat32, group);
+  for (bool masked : {false, true}) run_diagonal(kernels, {2, 2 * kDiagonalTile + 3, 5, masked, masked}, kFloat32, 3);
   constexpr i64 products[][3] = {{1, 1, 1}, {5, 33, 17}, {29, 33, 257}, {13, 545, 17}};
   for (const auto& [rows, columns, depth] : products) {
     for (i64 layout = 0; layout < 4; ++layout) {

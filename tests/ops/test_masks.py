@@ -12,6 +12,7 @@ from torch import Tensor
 from recurra import ops
 from recurra.ops import native
 from recurra.ops.causal_conv import causal_conv_step
+from recurra.ops.diagonal import diagonal_step
 from recurra.ops.gated import mingru_step, minlstm_step
 from recurra.ops.linear import linear_step
 from recurra.ops.softmax import softmax_step
@@ -22,6 +23,8 @@ from tools import close
 
 BATCH, TIME, WIDTH = 3, 17, 6
 WEIGHT, BIAS = torch.linspace(-1, 1, WIDTH * 4).cos().view(WIDTH, 4), torch.linspace(-1, 1, WIDTH)
+# a, b, c of a diagonal state space of three states a channel.
+MATRICES = [torch.polar(torch.full((WIDTH, 3), 0.9), torch.full((WIDTH, 3), k + 1.0)) for k in range(3)]
 
 Op = Callable[..., tuple[Tensor, Any]]
 
@@ -61,6 +64,11 @@ OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
     ),
     "softmax": _averages(),
     "softmax decaying": _averages(torch.tensor([0.1, 2.0]), torch.tensor([-1.0, 0.5])),
+    "diagonal": (
+        lambda x, *rest: ops.diagonal(x, *MATRICES, BIAS, *rest),
+        lambda x, s: diagonal_step(x, s, *MATRICES, BIAS),
+        lambda: LinearState(torch.randn(BATCH, WIDTH, 3, dtype=torch.complex64)),
+    ),
     "token_shift": (ops.token_shift, token_shift_step, lambda: ShiftState(torch.randn(BATCH, WIDTH))),
 }
 REVERSIBLE = ["linear", "mingru", "minlstm", "softmax", "softmax decaying"]
@@ -192,7 +200,7 @@ def test_lengths_of_any_integer_dtype(named: tuple[Op, Op, Any], dtype: torch.dt
 def _gradient(op: Op, x: Tensor, *rest: Any) -> tuple[Tensor, Any, Tensor]:
     x = x.detach().requires_grad_()
     y, state = op(x, *rest)
-    (dx,) = torch.autograd.grad(y.sum() + sum(s.sum() for s in state), x)
+    (dx,) = torch.autograd.grad(y.sum() + sum(s.real.sum() for s in state), x)
     return y, state, dx
 
 

@@ -107,6 +107,14 @@ def test_opcheck_project(shape: tuple[int, ...]) -> None:
 # ----------------------------------------------------------------------------------------------
 # Compiled: one graph, the time axis free.
 
+
+def _matrices(x: Tensor) -> tuple[Tensor, ...]:
+    """a, b, c and skip of a diagonal state space of two states a channel."""
+    half = torch.full((x.shape[-1], 2), 0.5, dtype=torch.promote_types(x.dtype, torch.float32))
+    a = torch.complex(half, half)
+    return a, a, a, half[:, 0]
+
+
 COMPILED: dict[str, Callable[..., Any]] = {
     "linear": lambda x, *masks: ops.linear(x[..., :6].sigmoid(), x[..., 6:], None, *masks),
     "linear reversed": lambda x, *masks: ops.linear(x[..., :6], x[..., 6:], None, *masks, reverse=True),
@@ -117,6 +125,7 @@ COMPILED: dict[str, Callable[..., Any]] = {
     "softmax reversed": lambda x, *masks: ops.softmax(
         x, x.cos(), None, *masks, decay=torch.ones(12), bonus=torch.ones(12), reverse=True
     ),
+    "diagonal": lambda x, *masks: ops.diagonal(x, *_matrices(x), None, *masks),
     "token_shift": lambda x, *masks: ops.token_shift(x, None, *masks),
     "project": lambda x, *_: (ops.project(x, torch.ones(5, 12, dtype=x.dtype)), (x,)),
 }
@@ -125,7 +134,7 @@ COMPILED: dict[str, Callable[..., Any]] = {
 def _out(f: Callable[..., Any], x: Tensor, *masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     x = x.clone().requires_grad_()
     y, state = f(x, *masks)
-    (dx,) = torch.autograd.grad(y.square().sum() + state[0].square().sum(), x)
+    (dx,) = torch.autograd.grad(y.square().sum() + state[0].abs().square().sum(), x)
     return y, state[0], dx
 
 

@@ -3,6 +3,7 @@
 from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
+from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.table import BLOCKS
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
@@ -14,6 +15,8 @@ __all__ = [
     "MinRNNConfig",
     "RWKV4Block",
     "RWKV4Config",
+    "S4Block",
+    "S4Config",
     "TransformerBlock",
     "TransformerConfig",
 ]

@@ -9,6 +9,7 @@ from torch import nn
 from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
+from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
 __all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse"]
@@ -68,6 +69,13 @@ BLOCKS: dict[str, Row] = {
         {},
         "y = sum e^(k_j - (t - 1 - j) w) v_j / sum e^(k_j - (t - 1 - j) w), j = t: e^(k + u)",
         "arXiv 2305.13048, section 3",
+    ),
+    "s4d": Row(
+        S4Config,
+        S4Block,
+        {"layer": "s4d"},
+        "h = a h + b u, y = 2 Re(c h) + d u, a diagonal, complex, the same at every step",
+        "arXiv 2206.11893, section 4",
     ),
     "transformer": Row(
         TransformerConfig,

@@ -6,6 +6,7 @@ No parameters here. y, state = op(inputs..., state=None, reset=None, lengths=Non
 from recurra.ops.attention import attention, attention_step
 from recurra.ops.causal_conv import causal_conv
 from recurra.ops.cell import gru, lstm
+from recurra.ops.diagonal import diagonal
 from recurra.ops.gated import mingru, minlstm
 from recurra.ops.gelu import gelu
 from recurra.ops.linear import linear
@@ -19,6 +20,7 @@ __all__ = [
     "attention",
     "attention_step",
     "causal_conv",
+    "diagonal",
     "gelu",
     "gru",
     "linear",

@@ -140,7 +140,7 @@ def _conj(x: Tensor) -> Tensor:
     return x.conj_physical() if x.is_complex() else x
 
 
-def _pullback(
+def linear_pullback(
     dh: Tensor,
     dh_n: Tensor,
     a: Tensor,
@@ -183,7 +183,7 @@ def _plain(a: Tensor, b: Tensor, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tenso
 def _plain_backward(
     dh: Tensor, dh_n: Tensor, a: Tensor, h_0: Tensor, h: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    da, db, dh_0 = _pullback(dh, dh_n, a, h_0, h, *rest)
+    da, db, dh_0 = linear_pullback(dh, dh_n, a, h_0, h, *rest)
     return native.lay_out(da, a), native.lay_out(db, h), dh_0
 
 
@@ -230,7 +230,7 @@ def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward_twice(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, reset, lengths = ctx.saved_tensors
-    f = partial(_pullback, reset=reset, lengths=lengths, reverse=ctx.reverse)
+    f = partial(linear_pullback, reset=reset, lengths=lengths, reverse=ctx.reverse)
     return (*pullback(f, tuple(inputs), cotangents), None, None, None)
 
 
@@ -270,7 +270,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dh: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
         a, h_0, h, reset, lengths = ctx.saved_tensors
-        return (*_pullback(dh, dh_n, a, h_0, h, reset, lengths, ctx.reverse), None, None, None)
+        return (*linear_pullback(dh, dh_n, a, h_0, h, reset, lengths, ctx.reverse), None, None, None)
 
     @staticmethod
     def jvp(ctx: Any, da: Tensor, db: Tensor, dh_0: Tensor, *_: None) -> tuple[Tensor, Tensor]:

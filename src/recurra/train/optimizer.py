@@ -9,16 +9,18 @@ __all__ = ["adamw", "rate"]
 
 # Gates: decay would pull them to z = 1/2, a memory of two steps.
 GATES = {"weight_ih", "bias_ih"}
+# Poles of a state space: decay would pull them to one time scale.
+POLES = {"log_a_real", "a_imag"}
 FLOOR = 0.1
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices, but not to those that make the gates."""
-    return parameter.ndim >= 2 and name.rsplit(".", 1)[-1] not in GATES
+    """Whether weight decay applies: to matrices, but not to those that make the gates or the poles."""
+    return parameter.ndim >= 2 and name.rsplit(".", 1)[-1] not in GATES | POLES
 
 
 def adamw(model: nn.Module, lr: float, decay: float, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW in two groups: with decay, and without for gates, norms and biases."""
+    """AdamW in two groups: with decay, and without for gates, poles, norms and biases."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in named if decays(name, p)], "weight_decay": decay},

@@ -2,6 +2,7 @@
 
 from recurra.ops.native.cells import cell, cell_backward
 from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
+from recurra.ops.native.diagonals import diagonal, diagonal_backward
 from recurra.ops.native.gelus import gelu, gelu_backward
 from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
 from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes
@@ -26,6 +27,8 @@ __all__ = [
     "conv",
     "conv_backward",
     "conv_step",
+    "diagonal",
+    "diagonal_backward",
     "empty_as",
     "empty_rows",
     "gelu",

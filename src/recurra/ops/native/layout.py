@@ -1,5 +1,7 @@
 """How the kernels want tensors to lie in memory."""
 
+import math
+
 from torch import Tensor
 
 from recurra.ops.native.library import find
@@ -10,7 +12,8 @@ _HUGE = 1 << 23
 
 def as_rows(x: Tensor) -> Tensor:
     """[B, T, ...] as [B, T, D] with neighbouring channels side by side in memory."""
-    x = x if x.ndim == 3 else x.reshape(x.shape[0], x.shape[1], -1)
+    # Not -1: an axis may be empty.
+    x = x if x.ndim == 3 else x.reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
     x = x.resolve_conj() if x.is_complex() else x
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 

@@ -34,6 +34,8 @@ EXPORTS = (
     "replay",
     "softmax_forward",
     "softmax_backward",
+    "diagonal_forward",
+    "diagonal_backward",
     "matvec",
     "layer_step",
     "product",

@@ -1,0 +1,124 @@
+"""The S4 block: a state space for each channel, then a gated mix of the channels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, gelu, glu
+
+from recurra.layers.hippo import DIAGONALS
+from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
+from recurra.parts.linear import Linear
+from recurra.parts.mlp import MLP
+from recurra.parts.norm import NORMS
+from recurra.state import LinearState
+
+__all__ = ["S4Block", "S4Config"]
+
+
+@dataclass(frozen=True)
+class S4Config:
+    """Sizes and choices of one block; states: complex ones, one of each conjugate pair; mlp 0: without."""
+
+    width: int
+    layer: str = "s4d"
+    states: int = 32
+    init: str = "legs"
+    discretisation: str = "zoh"
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    mlp: float = 4.0
+    norm: str = "rms"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("layer", LAYERS),
+            ("init", DIAGONALS),
+            ("discretisation", DISCRETISATIONS),
+            ("norm", NORMS),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        for field in ("width", "states"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(f"dt_min must be positive and at most dt_max, got {self.dt_min}, {self.dt_max}")
+        if not 0 <= self.mlp < float("inf"):
+            raise ValueError(f"mlp must not be negative, got {self.mlp}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+
+def _s4d(config: S4Config) -> S4DLayer:
+    return S4DLayer(
+        config.width,
+        config.states,
+        init=config.init,
+        discretisation=config.discretisation,
+        dt_min=config.dt_min,
+        dt_max=config.dt_max,
+    )
+
+
+LAYERS: dict[str, Any] = {"s4d": _s4d}
+
+
+class S4Block(nn.Module):
+    """x += glu(W_o gelu(layer(norm(x))) + b_o);  x += mlp(norm(x)), x [B, T, width].
+
+    arXiv 2111.00396, section 3.4 and, with the MLP, its language model (appendix D.3.2); layer: S4D
+    (arXiv 2206.11893). Departs from the papers in RMSNorm in front (`norm="layer"` is theirs).
+    Raises ValueError that names the argument.
+    """
+
+    # An optional submodule: torch's own type knows of none.
+    mlp: MLP | None
+
+    def __init__(self, config: S4Config) -> None:
+        super().__init__()
+        self.config = config
+        width, norm = config.width, NORMS[config.norm]
+        self.norm, self.layer, self.out = norm(width), LAYERS[config.layer](config), Linear(width, 2 * width)
+        self.mlp_norm = norm(width) if config.mlp else None
+        self.mlp = MLP(width, max(1, round(config.mlp * width))) if config.mlp else None
+
+    def forward(
+        self,
+        x: Tensor,
+        state: LinearState | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, LinearState]:
+        """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
+        self._check(x, ("batch", "time"))
+        y, state = self.layer(self.norm(x), state, reset, lengths)
+        y = self._mix(x, y)
+        if lengths is not None:
+            alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+            y = y.masked_fill(~alive[..., None], 0)
+        return y, state
+
+    def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
+        """One step: y_t [B, width] and the state, from x_t [B, width]."""
+        self._check(x_t, ("batch",))
+        y, state = self.layer.step(self.norm(x_t), state)
+        return self._mix(x_t, y), state
+
+    def _mix(self, x: Tensor, y: Tensor) -> Tensor:
+        """What follows the state space, each position by itself."""
+        x = x + self._drop(glu(self.out(gelu(y))))
+        if self.mlp is not None and self.mlp_norm is not None:
+            x = x + self._drop(self.mlp(self.mlp_norm(x)))
+        return x
+
+    def _drop(self, y: Tensor) -> Tensor:
+        p = self.config.dropout
+        return dropout(y, p) if p and self.training else y
+
+    def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
+        width = self.config.width
+        if x.ndim != len(axes) + 1 or x.shape[-1] != width:
+            raise ValueError(f"x must be [{', '.join(axes)}, {width}], got {list(x.shape)}")

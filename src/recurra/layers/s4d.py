@@ -1,0 +1,140 @@
+"""S4D: a state space of its own for each channel, with a diagonal matrix."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recurra.layers.hippo import DIAGONALS
+from recurra.ops.diagonal import diagonal, diagonal_step
+from recurra.ops.linear import start, state_dtype
+from recurra.ops.registry import unobserved
+from recurra.state import LinearState
+
+__all__ = ["DISCRETISATIONS", "S4DLayer"]
+
+Pair = tuple[Tensor, Tensor]
+
+
+def hold(dt: Tensor, a: Tensor) -> Pair:
+    """Zero-order hold: exp(dt a) and (exp(dt a) - 1) / a, for an input that stays until the next one."""
+    x, y = dt * a.real, dt * a.imag
+    # exp(z) - 1 in real parts: the difference would lose a small dt.
+    below = torch.complex(x.expm1() * y.cos() - 2 * (y / 2).sin().square(), x.exp() * y.sin())
+    return torch.polar(x.exp(), y), below / a
+
+
+def bilinear(dt: Tensor, a: Tensor) -> Pair:
+    """The trapezoidal rule: (1 + dt a / 2) / (1 - dt a / 2) and dt / (1 - dt a / 2)."""
+    below = 1 - dt * a / 2
+    return (1 + dt * a / 2) / below, dt / below
+
+
+# From h' = a h + u to h_t = a_bar h_{t-1} + b_bar u_t.
+DISCRETISATIONS: dict[str, Callable[[Tensor, Tensor], Pair]] = {"zoh": hold, "bilinear": bilinear}
+
+
+class Kept:
+    """What a step needs of the parameters, computed anew only where one of them has changed."""
+
+    def __init__(self) -> None:
+        # The old parameters are held too: no new one can take their place in memory meanwhile.
+        self.old: list[Tensor] = []
+        self.versions: list[int] = []
+        self.value: Any = None
+
+    def __call__(self, make: Callable[[], Any], parameters: list[Tensor]) -> Any:
+        if not unobserved(*parameters):
+            return make()
+        same = len(self.old) == len(parameters) and all(
+            old.data_ptr() == p.data_ptr() and old.dtype == p.dtype and version == p._version
+            for old, p, version in zip(self.old, parameters, self.versions, strict=True)
+        )
+        if not same:
+            self.old, self.versions = [p.detach() for p in parameters], [p._version for p in parameters]
+            self.value = make()
+        return self.value
+
+
+class S4DLayer(nn.Module):
+    """h' = A h + x in continuous time, y = 2 Re(sum_n C_n h_n) + D x, in each channel; A diagonal.
+
+    arXiv 2206.11893, equations 1 and 2 and section 4.  x [B, T, D]; N = `states` complex states, one of
+    each conjugate pair (N = 64 in the paper: 32 here); A = -exp(log_a_real) + i a_imag [D, N], drawn as
+    init says: `legs`, `inv`, `lin` or `real`; discretisation: `zoh` or `bilinear`, with step exp(log_dt)
+    in [dt_min, dt_max]. B is 1, as its product with C [D, N, 2] alone matters. The state, [B, D, N]
+    complex, is kept in at least complex64. Raises ValueError that names the argument.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        states: int = 32,
+        *,
+        init: str = "legs",
+        discretisation: str = "zoh",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, given, known in (
+            ("init", init, DIAGONALS),
+            ("discretisation", discretisation, DISCRETISATIONS),
+        ):
+            if given not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
+        self.width, self.init, self.discretisation = width, init, discretisation
+        a = DIAGONALS[init](states).to(torch.get_default_dtype().to_complex()).expand(width, -1)
+        self.log_dt = nn.Parameter(steps(width, dt_min, dt_max))
+        self.log_a_real, self.a_imag = nn.Parameter((-a.real).log()), nn.Parameter(a.imag.clone())
+        # Of variance one in all, as the paper's complex normal.
+        self.c = nn.Parameter(torch.randn(width, states, 2) / math.sqrt(2))
+        self.skip = nn.Parameter(torch.randn(width))
+        self._kept = Kept()
+
+    def forward(
+        self,
+        x: Tensor,
+        state: LinearState | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, LinearState]:
+        """y [B, T, D] and the last state, from x [B, T, D]; masks as in `ops.masks`."""
+        check_width("x", x, ("batch", "time"), self.skip)
+        return diagonal(x, *self._constants(), state, reset, lengths)
+
+    def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
+        """One step: y_t [B, D] and the state, from x_t [B, D]."""
+        check_width("x_t", x_t, ("batch",), self.skip)
+        a, b, c, skip = self._kept(self._constants, list(self.parameters()))
+        like = x_t[:, None, :, None].expand(-1, -1, -1, a.shape[1]).to(a.dtype)
+        y, state = diagonal_step(x_t, LinearState(start(state, like)), a, b, c, skip)
+        return y, state
+
+    def _constants(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the recurrence multiplies by, in at least fp32."""
+        dtype = state_dtype(self.c.dtype)
+        log_dt, log_a_real, a_imag, c, skip = (
+            p.to(dtype) for p in (self.log_dt, self.log_a_real, self.a_imag, self.c, self.skip)
+        )
+        a = torch.complex(-log_a_real.exp(), a_imag)
+        a_bar, b_bar = DISCRETISATIONS[self.discretisation](log_dt.exp()[:, None], a)
+        return a_bar, b_bar, 2 * torch.view_as_complex(c), skip
+
+    def extra_repr(self) -> str:
+        return f"{self.width}, {self.c.shape[1]}, init={self.init!r}, discretisation={self.discretisation!r}"
+
+
+def steps(width: int, dt_min: float, dt_max: float) -> Tensor:
+    """log dt [D], dt log-uniform in [dt_min, dt_max]. Raises ValueError for an empty range."""
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(f"dt_min must be positive and at most dt_max, got {dt_min} and {dt_max}")
+    return torch.rand(width) * math.log(dt_max / dt_min) + math.log(dt_min)
+
+
+def check_width(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor) -> None:
+    """Raise ValueError where x is not [*axes, D] for D parameters."""
+    if x.ndim != len(axes) + 1 or x.shape[-1] != len(like):
+        raise ValueError(f"{name} must be [{', '.join(axes)}, {len(like)}], got {list(x.shape)}")

@@ -1,0 +1,219 @@
+"""The diagonal state space: each form is the fp64 loop; layouts, threads, instruction sets change nothing."""
+
+import sys
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+from recurra import ops
+from recurra.ops import native
+from recurra.ops.loop import unroll
+from recurra.state import LinearState
+from recurrences import LAYOUTS, NATIVE, Case, draw_masks
+from tools import close
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+module: Any = sys.modules["recurra.ops.diagonal"]  # the package's name of it is the function
+
+Masks = tuple[Tensor | None, Tensor | None]
+POLES = ("mixed", "forget all", "forget nothing", "slowly")
+
+
+class Drawn(NamedTuple):
+    """u, a, b, c, skip and h_0; masks; the cotangents of y and h_n."""
+
+    inputs: tuple[Tensor, ...]
+    masks: Masks
+    cotangents: tuple[Tensor, Tensor]
+
+
+def _draw(case: Case, states: int, poles: str, dtype: torch.dtype = torch.float32) -> Drawn:
+    rng = torch.Generator().manual_seed(case.time + case.width)
+    kept = torch.promote_types(dtype, torch.float32)
+    normal = partial(torch.randn, generator=rng, dtype=kept)
+    state, matrix = (case.batch, case.width, states, 2), (case.width, states, 2)
+    angle = normal(*matrix[:2])
+    size = {"mixed": torch.rand(*matrix[:2], generator=rng), "forget all": 0, "forget nothing": 1}
+    a = torch.polar(torch.as_tensor(size.get(poles, 0.999), dtype=kept).expand_as(angle), angle)
+    b, c, h_0, dh_n = (torch.view_as_complex(normal(*s)) for s in (matrix, matrix, state, state))
+    u, dy, skip = normal(case.batch, case.time, case.width), normal(case.batch, case.time, case.width), normal
+    inputs = (u.to(dtype), a, b, c, skip(case.width), h_0)
+    return Drawn(inputs, draw_masks(case, rng), (dy.to(dtype), dh_n))
+
+
+def _results(form: Any, drawn: Drawn) -> dict[str, Tensor]:
+    leaves = [x.detach().requires_grad_() for x in drawn.inputs]
+    out = form(*leaves, *drawn.masks)
+    grads = torch.autograd.grad(out, leaves, drawn.cotangents, materialize_grads=True)
+    return dict(zip(["y", "h_n", "du", "da", "db", "dc", "dskip", "dh_0"], (*out, *grads), strict=True))
+
+
+def _wide(x: Any) -> Any:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def loop(u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, h_0: Tensor, *masks: Any) -> Any:
+    """The step, once after the other."""
+    if not u.shape[1]:
+        return u.clone(), h_0.clone()
+    step = partial(module.diagonal_step, a=a, b=b, c=c, skip=skip)
+    y, state = unroll(step, (u,), LinearState(h_0), *masks)
+    return y, state.h
+
+
+def _form(name: str, u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, *rest: Any) -> Any:
+    """A form of the file by its name, which takes planes."""
+    h_0, *masks = rest
+    parameters = module.planes(torch.stack([a, b, c])).movedim(1, 0)
+    y, h_n = getattr(module, name)(u, parameters, skip, module.planes(h_0), *masks)
+    return y, module.from_planes(h_n)
+
+
+def public(*inputs: Any) -> Any:
+    """What one calls."""
+    *parts, h_0, reset, lengths = inputs
+    y, state = ops.diagonal(*parts, LinearState(h_0), reset, lengths)
+    return y, state.h
+
+
+def plain(*inputs: Any) -> Any:
+    """What one calls, on a machine without kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "takes", lambda *_: False)
+        return public(*inputs)
+
+
+def fft(u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, *_: Any) -> Any:
+    """The convolution."""
+    y, h_n = module.diagonal_fft(u, module.planes(torch.stack([a, b, c])).movedim(1, 0), skip)
+    return y, module.from_planes(h_n)
+
+
+FORMS = [partial(_form, "diagonal_loop"), plain, pytest.param(public, marks=NATIVE)]
+CASES = [
+    (Case(time, width, masks, batch=1 + i % 3), 1 + (i + j) % 4, POLES[(i + 2 * j) % 4])
+    for i, time in enumerate((0, 1, 2, 63, 64, 65, 150))
+    for j, (width, masks) in enumerate(zip((1, 3, 17, 40), ("none", "reset", "lengths", "both"), strict=True))
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["loop", "plain", "native"])
+@pytest.mark.parametrize(("case", "states", "poles"), CASES, ids=str)
+def test_fp64_loop(form: Any, case: Case, states: int, poles: str) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        drawn = _draw(case, states, poles, dtype)
+        want = _results(
+            loop, Drawn(tuple(map(_wide, drawn.inputs)), drawn.masks, tuple(map(_wide, drawn[2])))
+        )
+        for key, x in _results(form, drawn).items():
+            narrow = key in {"y", "du"}
+            assert x.dtype == (dtype if narrow else drawn.inputs[1].dtype if key != "dskip" else x.dtype), key
+            # bf16 rounds what the gradients of the parameters are sums of, before the sum.
+            close(
+                x, want[key], None if narrow or dtype != torch.bfloat16 else 1 / torch.finfo(x.dtype).eps / 50
+            )
+
+
+@pytest.mark.parametrize("time", [1, 2, 65, 150])
+def test_convolution(time: int) -> None:
+    drawn = _draw(Case(time, 17), 3, "slowly", torch.float64)
+    fresh = drawn._replace(inputs=(*drawn.inputs[:-1], torch.zeros_like(drawn.inputs[-1])))
+    got, want = _results(fft, fresh), _results(loop, fresh)
+    assert not got.pop("dh_0").any()
+    for key, x in got.items():
+        close(x, want[key])
+
+
+@pytest.mark.parametrize("form", [plain, pytest.param(public, marks=NATIVE)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strided_inputs(form: Any, layout: str) -> None:
+    drawn, f = _draw(Case(66, 19, "both"), 3, "mixed"), LAYOUTS[layout]
+    u, a, b, c, skip, h_0 = drawn.inputs
+    strided = (f(u), a.t().contiguous().t(), b.conj(), c, skip.flip(0), h_0.mT.contiguous().mT)
+    dy, dh_n = drawn.cotangents
+    drawn = Drawn(strided, drawn.masks, (f(dy), dh_n.conj()))
+    want = _results(loop, Drawn(tuple(map(_wide, drawn.inputs)), drawn.masks, tuple(map(_wide, drawn[2]))))
+    for key, x in _results(form, drawn).items():
+        close(x, want[key])
+
+
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=NATIVE)])
+@pytest.mark.parametrize("case", [Case(5, 3), Case(66, 17, "both"), Case(0, 2), Case(4, 3, "both", batch=0)])
+def test_opcheck(monkeypatch: pytest.MonkeyPatch, case: Case, kernels: bool) -> None:
+    if not kernels:
+        monkeypatch.setattr(native, "takes", lambda *_: False)
+    (u, a, b, c, skip, h_0), masks, (dy, dh_n) = _draw(case, 2, "mixed")
+    parameters = module.planes(torch.stack([a, b, c])).movedim(1, 0)
+    inputs = [x.detach().requires_grad_() for x in (u, parameters, skip, module.planes(h_0))]
+    back = [x.detach().requires_grad_() for x in (dy, module.planes(dh_n))]
+    opcheck(module.OP, (*inputs, *masks))
+    opcheck(module.BACKWARD, (*back, *inputs, *masks))
+
+
+@pytest.mark.parametrize("form", [plain, pytest.param(public, marks=NATIVE)])
+@pytest.mark.parametrize("masks", ["none", "both"])
+def test_second_derivatives(form: Any, masks: str) -> None:
+    drawn = _draw(Case(3, 2, masks, batch=2), 2, "mixed", torch.float64)
+    leaves = [x.detach().requires_grad_() for x in drawn.inputs]
+    torch.autograd.gradgradcheck(lambda *x: form(*x, *drawn.masks), leaves)
+
+
+def test_functional_transforms() -> None:
+    (u, *rest), masks, _ = _draw(Case(5, 3, "both"), 2, "mixed", torch.float64)
+
+    def f(form: Any) -> Any:
+        return lambda u: form(u, *rest, *masks)[0].square().sum()
+
+    close(torch.func.grad(f(public))(u), torch.func.grad(f(loop))(u))
+    for got, want in zip(*(torch.func.jvp(f(form), (u,), (u,)) for form in (public, loop)), strict=True):
+        close(got, want)
+
+
+@NATIVE
+def test_threads_change_no_bit() -> None:
+    drawn, outs, before = _draw(Case(300, 67, "both", batch=5), 4, "mixed"), [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        outs.append(_results(public, drawn))
+    torch.set_num_threads(before)
+    assert all(x.equal(other[key]) for other in outs[1:] for key, x in outs[0].items())
+
+
+@NATIVE
+@pytest.mark.parametrize("level", native.LEVELS)
+def test_every_instruction_set(level: str) -> None:
+    before = native.level()
+    if native.select(level) != level:
+        pytest.skip(f"this machine has no {level}")
+    try:
+        for dtype in (torch.float32, torch.float64):
+            drawn = _draw(Case(70, 21, "both"), 3, "slowly", dtype)
+            wide = Drawn(tuple(map(_wide, drawn.inputs)), drawn.masks, tuple(map(_wide, drawn[2])))
+            want = _results(loop, wide)
+            for key, x in _results(public, drawn).items():
+                close(x, want[key])
+    finally:
+        native.select(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({0: torch.zeros(3, 5)}, r"u must be floating point \[batch, time, width\]"),
+        ({1: torch.zeros(4, 2, dtype=torch.complex64)}, r"a must be \[3, states\], got \[4, 2\]"),
+        ({2: torch.zeros(3, 1, dtype=torch.complex64)}, r"b must be \[3, states\], got \[3, 1\]"),
+        ({3: torch.zeros(3, 2)}, "c must be complex"),
+        ({4: torch.zeros(2)}, r"skip must be \[3\], got \[2\]"),
+        ({5: LinearState(torch.zeros(2, 3, 1))}, r"state must be \[2, 3, 2\]"),
+    ],
+)
+def test_errors_name_the_argument(change: dict[int, Any], said: str) -> None:
+    inputs: list[Any] = list(_draw(Case(5, 3, batch=2), 2, "mixed").inputs[:-1])
+    for at, wrong in change.items():
+        inputs[at:] = [wrong, *inputs[at + 1 :]]
+    with pytest.raises(ValueError, match=said):
+        ops.diagonal(*inputs)
