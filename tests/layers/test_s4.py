@@ -1,4 +1,7 @@
-"""S4D beside the published kernel as a dense fp64 convolution, and scipy's discretisation stepped by hand."""
+"""S4D and S4 beside the published kernel, dense in fp64, and scipy's discretisation stepped by hand."""
+
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +10,11 @@ from scipy.signal import cont2discrete
 from torch import Tensor
 
 from recurra.layers import hippo
+from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import S4DLayer
 from tools import close
+
+dplr: Any = sys.modules["recurra.ops.dplr"]
 
 WIDTH, STATES, TIME = 4, 3, 60
 
@@ -39,26 +45,30 @@ def _published(layer: S4DLayer) -> Tensor:
     return 2 * torch.einsum("dn,dnt->dt", c * inputs, steps).real
 
 
-def _scipy(layer: S4DLayer, x: Tensor) -> Tensor:
+def _real(x: Tensor) -> np.ndarray:
+    """Complex numbers of a half as the real and imaginary parts that scipy takes, [..., 2N]."""
+    return torch.cat([x.real, x.imag], -1).detach().numpy()
+
+
+def _scipy(layer: S4DLayer | S4Layer, matrices: np.ndarray, inputs: Tensor, rule: str, x: Tensor) -> Tensor:
     """Each channel as a real system of 2N states, discretised by scipy, and stepped."""
-    a, dt = _matrix(layer).numpy(), layer.log_dt.exp().detach().numpy()
-    c, skip = torch.view_as_complex(layer.c.detach()).numpy(), layer.skip.detach().numpy()
-    y = np.zeros(x.shape)
+    c, skip, dt = torch.view_as_complex(layer.c.detach()), layer.skip.detach(), layer.log_dt.exp().detach()
+    y = torch.zeros(x.shape).double()
     for d in range(WIDTH):
-        blocks = [[[pole.real, -pole.imag], [pole.imag, pole.real]] for pole in a[d]]
-        matrix = np.zeros((2 * STATES, 2 * STATES))
-        for n, block in enumerate(blocks):
-            matrix[2 * n : 2 * n + 2, 2 * n : 2 * n + 2] = block
-        inputs = np.tile([[1.0], [0.0]], (STATES, 1))
-        read = np.stack([2 * c[d].real, -2 * c[d].imag], 1).reshape(1, -1)
-        system = (matrix, inputs, read, skip[d : d + 1, None])
-        discrete = cont2discrete(system, dt[d], method=layer.discretisation)
+        read, given = 2 * _real(c[d].conj())[None], _real(inputs[d])[:, None]
+        a, b, *_ = cont2discrete((matrices[d], given, read, np.zeros((1, 1))), float(dt[d]), method=rule)
         h = np.zeros((len(x), 2 * STATES))
         for t in range(TIME):
-            h = h @ discrete[0].T + x[:, t, d : d + 1].numpy() @ discrete[1].T
-            # scipy's bilinear rule moves half of the input into the output matrices: read h as we do.
-            y[:, t, d] = (h @ read.T)[:, 0] + skip[d] * x[:, t, d].numpy()
-    return torch.from_numpy(y)
+            h = h @ a.T + x[:, t, d : d + 1].numpy() @ b.T
+            # scipy's bilinear rule moves half of the input into the output's matrices: h is read as ours is.
+            y[:, t, d] = torch.from_numpy((h @ read.T)[:, 0])
+    return y + skip * x
+
+
+def _diagonals(poles: Tensor) -> np.ndarray:
+    """[D, 2N, 2N]: what a product with the poles does to real and imaginary parts."""
+    real, imag = torch.diag_embed(poles.real), torch.diag_embed(poles.imag)
+    return torch.cat([torch.cat([real, -imag], -1), torch.cat([imag, real], -1)], -2).detach().numpy()
 
 
 @every_init
@@ -75,8 +85,83 @@ def test_s4d_is_the_published_convolution(init: str, rule: str, dtype: torch.dty
 @every_rule
 def test_s4d_is_scipys_discretisation(init: str, rule: str) -> None:
     layer = S4DLayer(WIDTH, STATES, init=init, discretisation=rule).double()
-    x = torch.randn(2, TIME, WIDTH).double()
-    close(layer(x)[0], _scipy(layer, x))
+    x, poles = torch.randn(2, TIME, WIDTH).double(), _matrix(layer)
+    close(layer(x)[0], _scipy(layer, _diagonals(poles), torch.ones_like(poles), rule, x))
+
+
+def _s4() -> tuple[S4Layer, Tensor]:
+    return S4Layer(WIDTH, STATES).double(), torch.randn(2, TIME, WIDTH).double()
+
+
+def test_s4_is_scipys_discretisation() -> None:
+    layer, x = _s4()
+    s = layer.system()
+    column, row = _real(s.p)[..., None], 2 * _real(s.p)[:, None]
+    close(layer(x)[0], _scipy(layer, _diagonals(s.poles) - column * row, s.b, "bilinear", x))
+
+
+def test_s4_is_hippo_in_the_bilinear_rule() -> None:
+    """The state in the triangular form of the paper, dense: c is brought there, A and B are written down."""
+    layer, x = _s4()
+    n = torch.arange(2 * STATES).double()
+    size = (2 * n + 1).sqrt()
+    a = -torch.tril(size[:, None] * size, -1) - torch.diag(n + 1)
+    skew = a + 0.5 * torch.eye(len(n)) + (n + 0.5).sqrt()[:, None] * (n + 0.5).sqrt()
+    basis = torch.linalg.eigh(skew * -1j)[1][:, STATES:].conj()
+    c = 2 * (torch.view_as_complex(layer.c.detach()) @ basis.t()).real
+    kernels = []
+    for dt, read in zip(layer.log_dt.exp().detach(), c, strict=True):
+        left, right = torch.eye(len(n)) - dt / 2 * a, torch.eye(len(n)) + dt / 2 * a
+        step, h = (
+            torch.linalg.solve(left.double(), right.double()),
+            torch.linalg.solve(left.double(), dt * size),
+        )
+        kernel = []
+        for _ in range(TIME):
+            kernel.append(read @ h)
+            h = step @ h
+        kernels.append(torch.stack(kernel))
+    want = _dense(torch.stack(kernels), x, layer.skip.detach())
+    close(layer(x)[0].float(), want.float())  # as exact as the parameters, drawn in fp32
+
+
+@pytest.mark.parametrize("time", [1, 2, TIME, 64, 65, 150])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_s4_forms(time: int, dtype: torch.dtype) -> None:
+    """Step by step, in chunks and by the Cauchy kernel: outputs, last state, every gradient."""
+    layer, x = S4Layer(WIDTH, STATES).to(dtype), torch.randn(2, time, WIDTH, dtype=dtype)
+    h_0, dy = torch.randn(2, WIDTH, STATES, dtype=dtype.to_complex()), torch.randn_like(x)
+
+    def results(form: str, begin: Tensor, layer: S4Layer, x: Tensor) -> list[Tensor]:
+        s, skip = layer.system(), layer.skip
+        d, begin, x = dplr.discretise(s), begin.detach().requires_grad_(), x.detach().requires_grad_()
+        calls = {
+            "loop": lambda: dplr.dplr_loop(x, d, skip, begin, None, None),
+            "chunked": lambda: dplr.dplr_chunked(x, d, skip, begin, None),
+            "convolution": lambda: dplr.dplr_convolution(x, s, skip),
+        }
+        y, h = calls[form]()
+        leaves = [x, *layer.parameters(), *([begin] if form != "convolution" and begin.any() else [])]
+        loss = (y * dy.to(y.dtype)).sum() + h.abs().square().sum()
+        return [y, h, *torch.autograd.grad(loss, leaves)]
+
+    wide = S4Layer(WIDTH, STATES).double()
+    wide.load_state_dict(layer.state_dict())
+    fresh = torch.zeros_like(h_0)
+    for form, begin in (("loop", h_0), ("chunked", h_0), ("chunked", fresh), ("convolution", fresh)):
+        want = results("loop", begin.to(torch.complex128), wide, x.double())
+        for got, expected in zip(results(form, begin, layer, x), want, strict=True):
+            # The convolution divides by 1 - A_bar^T, which is small in a short row: dt is 0.001 at the least.
+            close(got, expected, 8192 if form == "convolution" else 512)
+
+
+def test_s4_lengths_end_inside_chunks() -> None:
+    layer, x = S4Layer(WIDTH, STATES).double(), torch.randn(4, 150, WIDTH).double()
+    lengths, begin = torch.tensor([0, 64, 77, 150]), layer(x)[1]
+    y, end = layer(x, begin, None, lengths)
+    want, last = layer(x, begin, torch.zeros(4, 150, dtype=torch.bool), lengths)
+    close(y, want, 1024)
+    close(end.h, last.h, 1024)
 
 
 def test_legs_is_hippo() -> None:
@@ -107,8 +192,9 @@ def test_drawn_as_the_paper_says() -> None:
         close(poles[init].real, torch.full((4,), -0.5))
 
 
-def test_a_step_sees_new_parameters() -> None:
-    layer, x = S4DLayer(WIDTH, STATES), torch.randn(2, WIDTH)
+@pytest.mark.parametrize("kind", [S4DLayer, S4Layer])
+def test_a_step_sees_new_parameters(kind: Any) -> None:
+    layer, x = kind(WIDTH, STATES), torch.randn(2, WIDTH)
     with torch.no_grad():
         old = layer.step(x)[0]
         assert layer.step(x)[0].equal(old)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu, glu
 
 from recurra.layers.hippo import DIAGONALS
+from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
@@ -33,14 +34,7 @@ class S4Config:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, known in (
-            ("layer", LAYERS),
-            ("init", DIAGONALS),
-            ("discretisation", DISCRETISATIONS),
-            ("norm", NORMS),
-        ):
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        self._check_names()
         for field in ("width", "states"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -50,6 +44,14 @@ class S4Config:
             raise ValueError(f"mlp must not be negative, got {self.mlp}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    def _check_names(self) -> None:
+        names = {"layer": LAYERS, "init": DIAGONALS, "discretisation": DISCRETISATIONS, "norm": NORMS}
+        for field, known in names.items():
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        if self.layer == "s4" and (self.init, self.discretisation) != ("legs", "bilinear"):
+            raise ValueError("init and discretisation of layer 's4' must be 'legs' and 'bilinear'")
 
 
 def _s4d(config: S4Config) -> S4DLayer:
@@ -63,14 +65,18 @@ def _s4d(config: S4Config) -> S4DLayer:
     )
 
 
-LAYERS: dict[str, Any] = {"s4d": _s4d}
+def _s4(config: S4Config) -> S4Layer:
+    return S4Layer(config.width, config.states, dt_min=config.dt_min, dt_max=config.dt_max)
+
+
+LAYERS: dict[str, Any] = {"s4d": _s4d, "s4": _s4}
 
 
 class S4Block(nn.Module):
     """x += glu(W_o gelu(layer(norm(x))) + b_o);  x += mlp(norm(x)), x [B, T, width].
 
-    arXiv 2111.00396, section 3.4 and, with the MLP, its language model (appendix D.3.2); layer: S4D
-    (arXiv 2206.11893). Departs from the papers in RMSNorm in front (`norm="layer"` is theirs).
+    arXiv 2111.00396, section 3.4 and, with the MLP, its language model (appendix D.3.2); layer: S4, or
+    S4D (arXiv 2206.11893). Departs from the papers in RMSNorm in front (`norm="layer"` is theirs).
     Raises ValueError that names the argument.
     """
 

@@ -70,6 +70,13 @@ BLOCKS: dict[str, Row] = {
         "y = sum e^(k_j - (t - 1 - j) w) v_j / sum e^(k_j - (t - 1 - j) w), j = t: e^(k + u)",
         "arXiv 2305.13048, section 3",
     ),
+    "s4": Row(
+        S4Config,
+        S4Block,
+        {"layer": "s4", "init": "legs", "discretisation": "bilinear"},
+        "h' = A h + B u, y = 2 Re(c h) + d u, A diagonal minus rank one",
+        "arXiv 2111.00396, section 3",
+    ),
     "s4d": Row(
         S4Config,
         S4Block,

@@ -10,7 +10,7 @@ __all__ = ["adamw", "rate"]
 # Gates: decay would pull them to z = 1/2, a memory of two steps.
 GATES = {"weight_ih", "bias_ih"}
 # Poles of a state space: decay would pull them to one time scale.
-POLES = {"log_a_real", "a_imag"}
+POLES = {"log_a_real", "a_imag", "rank_one"}
 FLOOR = 0.1
 
 
