@@ -112,7 +112,7 @@ struct SoftmaxLoop {
   };
 
   template <bool kRead>
-  void step(i64 t, Sums from, Sums to) const {
+  [[gnu::flatten]] void step(i64 t, Sums from, Sums to) const {
     const bool forget = cut(t);
     const Element* const values = row(s.v, t, first * group);
     Element* const y = kRead ? row(s.y, t, first * group) : nullptr;
@@ -164,7 +164,7 @@ struct SoftmaxLoop {
     });
   }
 
-  void step_back(i64 t, Sums h, Sums g) const {
+  [[gnu::flatten]] void step_back(i64 t, Sums h, Sums g) const {
     const bool forget = cut(t);
     const Element *const values = row(s.v, t, first * group), *const dy = row(s.dy, t, first * group);
     Element *const dv = row(s.dv, t, first * group), *const ds = row(s.ds, t, first);

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from recurra.blocks.common import check_width, end_rows
-from recurra.ops.causal_conv import causal_conv, causal_conv_step
+from recurra.ops.causal_conv import causal_conv
 from recurra.ops.linear import state_dtype
-from recurra.ops.softmax import begin, softmax, softmax_step
+from recurra.ops.softmax import softmax, take_step
 from recurra.parts.linear import Linear
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 from recurra.state import ConvState, RWKV4State, SoftmaxState
@@ -57,21 +57,21 @@ class _Masks(NamedTuple):
 
 
 def _shift(
-    x: Tensor, mixes: tuple[Tensor, ...], state: ConvState | None, masks: _Masks | None
+    x: Tensor, mixes: tuple[Tensor, ...], state: ConvState | None, masks: _Masks
 ) -> tuple[list[Tensor], ConvState]:
-    """m x_t + (1 - m) x_{t-1} for each m of mixes: a convolution of two taps; masks None: x is one step."""
-    if masks is None and state is None:
-        state = ConvState(x.new_zeros(x.shape[0], 1, x.shape[1], dtype=state_dtype(x.dtype)))
-    done = []
-    for mix in mixes:
-        wide = mix.to(state_dtype(mix.dtype))
-        taps = torch.stack([1 - wide, wide], -1)
-        if masks is None:
-            assert state is not None
-            done.append(causal_conv_step(x, state, taps))
-        else:
-            done.append(causal_conv(x, taps, None, state, *masks))
+    """m x_t + (1 - m) x_{t-1} for each m of mixes, [B, T, width]: a convolution of two taps."""
+    wide = [mix.to(state_dtype(mix.dtype)) for mix in mixes]
+    done = [causal_conv(x, torch.stack([1 - m, m], -1), None, state, *masks) for m in wide]
     return [y for y, _ in done], done[0][1]
+
+
+def _shift_step(
+    x_t: Tensor, mixes: tuple[Tensor, ...], state: ConvState | None
+) -> tuple[list[Tensor], ConvState]:
+    """The same for one step, [B, width]."""
+    x = x_t.to(state_dtype(x_t.dtype))
+    last = torch.zeros_like(x) if state is None else state.x[:, 0]
+    return [torch.lerp(last, x, m.to(x.dtype)).to(x_t.dtype) for m in mixes], ConvState(x[:, None])
 
 
 def _zero(linear: Linear) -> Linear:
@@ -107,14 +107,14 @@ class TimeMix(nn.Module):
     def forward(
         self, x: Tensor, shift: ConvState | None, average: SoftmaxState | None, masks: _Masks | None
     ) -> tuple[Tensor, ConvState, SoftmaxState]:
-        (k, v, r), shift = _shift(x, (self.mix_k, self.mix_v, self.mix_r), shift, masks)
+        mixes = self.mix_k, self.mix_v, self.mix_r
+        (k, v, r), shift = _shift(x, mixes, shift, masks) if masks else _shift_step(x, mixes, shift)
         k, v, r = self.key(k), self.value(v), self.receptance(r)
         decay, bonus = (p.to(state_dtype(p.dtype)) for p in (self.decay, self.bonus))
-        if masks is None:
-            average = begin(average, v, v.shape[-1], v.shape[-1])
-            y, average = softmax_step(k, v, average, decay.exp(), bonus)
-        else:
+        if masks:
             y, average = softmax(k, v, average, *masks, decay=decay.exp(), bonus=bonus)
+        else:
+            y, average = take_step(k, v, average, decay.exp(), bonus)
         return self.out(r.sigmoid() * y), shift, average
 
 
@@ -131,7 +131,8 @@ class ChannelMix(nn.Module):
         self.receptance = _zero(Linear(width, width, bias=False))
 
     def forward(self, x: Tensor, shift: ConvState | None, masks: _Masks | None) -> tuple[Tensor, ConvState]:
-        (k, r), shift = _shift(x, (self.mix_k, self.mix_r), shift, masks)
+        mixes = self.mix_k, self.mix_r
+        (k, r), shift = _shift(x, mixes, shift, masks) if masks else _shift_step(x, mixes, shift)
         return self.receptance(r).sigmoid() * self.value(self.key(k).relu().square()), shift
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recurra.layers.linear_layer import check_input, project_steps
 from recurra.ops.project import project
-from recurra.ops.softmax import begin, softmax, softmax_step
+from recurra.ops.softmax import softmax, take_step
 from recurra.state import SoftmaxState
 
 __all__ = ["AarenLayer", "head_channels"]
@@ -96,7 +96,7 @@ class AarenLayer(nn.Module):
             raise ValueError("a layer with reverse=True reads the last input first: it has no step")
         check_input("x_t", x_t, ("batch",), self.weight_ih)
         scores, values = (project(x_t, weight, bias) for weight, bias in self._maps())
-        return softmax_step(scores, values, begin(state, values, self.heads, self.hidden_size))
+        return take_step(scores, values, state)
 
     def extra_repr(self) -> str:
         return (

@@ -17,10 +17,10 @@ from recurra.ops import native
 from recurra.ops.linear import state_dtype
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check, cuts, living, widen
-from recurra.ops.registry import define, pullback, transforms_active
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import SoftmaxState
 
-__all__ = ["begin", "softmax", "softmax_loop", "softmax_native", "softmax_open", "softmax_step"]
+__all__ = ["softmax", "softmax_loop", "softmax_native", "softmax_open", "softmax_step", "take_step"]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def _vector(name: str, x: Tensor | None, scores: Tensor) -> Tensor:
     return x.to(dtype).contiguous()
 
 
-def begin(state: SoftmaxState | None, like: Tensor, heads: int, width: int) -> SoftmaxState:
+def _begin(state: SoftmaxState | None, like: Tensor, heads: int, width: int) -> SoftmaxState:
     """The initial state for inputs like [B, ...]: the given one, checked, or the empty one."""
     batch, dtype = like.shape[0], state_dtype(like.dtype)
     shapes = [(batch, size) for size in (heads, width, heads)]
@@ -273,6 +273,24 @@ def begin(state: SoftmaxState | None, like: Tensor, heads: int, width: int) -> S
             got = f"{list(x.shape)} on {x.device}"
             raise ValueError(f"state must have {name} {list(shape)} on {like.device}, got {got}")
     return SoftmaxState(*(x.to(dtype) for x in state))
+
+
+def take_step(
+    scores: Tensor,
+    values: Tensor,
+    state: SoftmaxState | None,
+    decay: Tensor | None = None,
+    bonus: Tensor | None = None,
+) -> tuple[Tensor, SoftmaxState]:
+    """`softmax_step`, from the empty state where it is None; where nothing watches, a call of the kernels."""
+    first = _begin(state, scores, scores.shape[-1], values.shape[-1])
+    vectors = [x for x in (decay, bonus) if x is not None]
+    if not unobserved(scores, values, *first, *vectors) or not native.takes(scores, values):
+        return softmax_step(scores, values, first, decay, bonus)
+    s, v = scores[:, None], values[:, None]
+    w, u = _vector("decay", decay, s), _vector("bonus", bonus, s)
+    y, last = native.softmax(s, v, w, u, torch.cat(first, -1), None, None, False)
+    return y[:, 0], _unpack(last, scores)
 
 
 def softmax(
@@ -297,7 +315,7 @@ def softmax(
     _check(scores, values)
     reset, lengths = check(scores.shape[0], scores.shape[1], scores.device, reset, lengths)
     w, u = _vector("decay", decay, scores), _vector("bonus", bonus, scores)
-    first = torch.cat(begin(state, scores, scores.shape[2], values.shape[2]), -1)
+    first = torch.cat(_begin(state, scores, scores.shape[2], values.shape[2]), -1)
     form = OP if native.takes(scores, values) and not transforms_active() else softmax_open
     y, last = form(scores, values, w, u, first, reset, lengths, reverse)
     return y, _unpack(last, scores)
