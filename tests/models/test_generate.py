@@ -14,7 +14,10 @@ VOCABULARY = 13
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 3, 9, 3]]
 
 
-@pytest.fixture(name="model", params=[["mingru", "minlstm"], ["mingru"]], ids=["hybrid", "mingru"])
+RECURRENT = [["mingru", "minlstm"], ["mingru"], ["s4d"], ["s4"]]
+
+
+@pytest.fixture(name="model", params=[*RECURRENT, ["transformer"]], ids="-".join)
 def _model(request: pytest.FixtureRequest) -> SequenceModel:
     return recurra.language_model(request.param, VOCABULARY, 8)
 
@@ -87,6 +90,7 @@ def test_no_graph_and_no_dropout() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("model", RECURRENT, ids="-".join, indirect=True)
 def test_memory_is_constant(model: SequenceModel) -> None:
     """Nothing a stream holds is larger after 200 steps than after one."""
     stream = model.generate(PROMPTS, 201, repetition_penalty=1.1)

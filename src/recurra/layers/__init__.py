@@ -6,6 +6,8 @@ from recurra.layers.lstm import LSTM, LSTMLayer
 from recurra.layers.mingru import MinGRULayer
 from recurra.layers.minlstm import MinLSTMLayer
 from recurra.layers.recurrent import MinGRU, MinLSTM
+from recurra.layers.s4 import S4Layer
+from recurra.layers.s4d import S4DLayer
 from recurra.layers.table import LAYERS
 
 __all__ = [
@@ -19,4 +21,6 @@ __all__ = [
     "MinGRULayer",
     "MinLSTM",
     "MinLSTMLayer",
+    "S4DLayer",
+    "S4Layer",
 ]

@@ -53,8 +53,8 @@ class Kept:
             for old, p, version in zip(self.old, parameters, self.versions, strict=True)
         )
         if not same:
+            self.value = make()  # first, as it may raise
             self.old, self.versions = [p.detach() for p in parameters], [p._version for p in parameters]
-            self.value = make()
         return self.value
 
 
