@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recurra.bench import layers, memory, plot
-from recurra.bench.contenders import CONTENDERS, MINGRU, MINLSTM, Pass, absent, draw_input
+from recurra.bench.contenders import CONTENDERS, MINGRU, MINLSTM, absent, begin, draw_input
 from recurra.bench.timing import PATIENCE
 from recurra.cli import bench
 
@@ -17,7 +17,7 @@ PRESENT = [name for name in CONTENDERS if not absent(name)]
 
 @pytest.mark.parametrize("name", PRESENT)
 def test_a_pass_makes_fresh_gradients(name):
-    run = Pass(name, draw_input((2, 3, 4)))
+    run = begin(name, draw_input((2, 3, 4)))
     run()
     first = [leaf.grad for leaf in run.leaves]
     run()

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from recurra.bench import memory, train
+from recurra.bench import memory, products, train
 from recurra.bench.language import TORCH, Step, build, noise
-from recurra.bench.train import LINEAR, MIXED, PROJECT, STEP
+from recurra.bench.products import LINEAR, PROJECT
+from recurra.bench.train import MIXED, STEP
 from recurra.blocks.table import BLOCKS
 from recurra.cli import bench
 
@@ -42,17 +43,17 @@ def test_torchs_layer_stands_in_the_plan_of_ours(plan, name):
 def test_the_products_are_those_of_the_model(plan, model):
     """All parameters but the embedding, the taps of the convolution and the weights of the norms."""
     made, config = build(plan(model)), plan(model)
-    counted = sum(rows * columns + rows * bias for rows, columns, bias in train.matrices(made))
+    counted = sum(rows * columns + rows * bias for rows, columns, bias in products.matrices(made))
     others = [made.embed, *(m for b in made.blocks for m in (b.conv, b.norm, b.mlp_norm)), made.head.norm]
     total = sum(p.numel() for p in made.parameters())
     assert counted == total - sum(p.numel() for m in others for p in m.parameters())
-    assert (256, config.width, False) in list(train.matrices(made))
+    assert (256, config.width, False) in list(products.matrices(made))
 
 
-@pytest.mark.parametrize("precision", ["32-true", MIXED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("linear", [nn.Linear, train.Project])
-def test_products_make_every_gradient_anew(plan, precision, linear):
-    run = train.Products(build(plan("mingru")), 6, precision, linear)
+def test_products_make_every_gradient_anew(plan, dtype, linear):
+    run = products.Products(build(plan("mingru")), 6, linear, dtype)
     run()
     first = [leaf.grad for leaf in run.leaves]
     run()

@@ -81,11 +81,10 @@ def absent(name: str) -> str:
 class Pass:
     """One forward and backward pass with fresh gradients, under a fixed dense gradient of the output."""
 
-    def __init__(self, name: str, x: Tensor) -> None:
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
         draw = torch.Generator().manual_seed(1)
-        torch.manual_seed(0)
-        self.module, self.x = CONTENDERS[name].build(x.shape[-1]), x
-        self.leaves = [x, *self.module.parameters()]
+        self.module, self.x = module, x
+        self.leaves = [x, *module.parameters()]
         width = self._forward(x[:1, :2]).shape[-1]
         self.dy = torch.randn(*x.shape[:2], width, generator=draw)
 
@@ -94,11 +93,22 @@ class Pass:
         out: Tensor = y[0] if isinstance(y, tuple) else y
         return out
 
+    @torch.no_grad()
+    def forward(self) -> Tensor:
+        """The forward pass alone, of which nothing is kept."""
+        return self._forward(self.x)
+
     def __call__(self) -> None:
         """Run it."""
         for leaf in self.leaves:
             leaf.grad = None
         self._forward(self.x).backward(self.dy)
+
+
+def begin(name: str, x: Tensor) -> Pass:
+    """A pass of the contender of that name."""
+    torch.manual_seed(0)
+    return Pass(CONTENDERS[name].build(x.shape[-1]), x)
 
 
 def draw_input(shape: tuple[int, int, int]) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from recurra.bench.contenders import CONTENDERS, GEMMS, MINGRU, MINLSTM, TOUCHED, Pass, absent, draw_input
+from recurra.bench.contenders import CONTENDERS, GEMMS, MINGRU, MINLSTM, TOUCHED, absent, begin, draw_input
 from recurra.bench.memory import peak
 from recurra.bench.report import Row
 from recurra.bench.timing import PATIENCE, Timing, interleave
@@ -61,7 +61,7 @@ def measure(
 ) -> dict[str, Row]:
     """Rows of these contenders at one shape; the copy comes along."""
     x = draw_input(shape)
-    runs: dict[str, Callable[[], object]] = {name: Pass(name, x) for name in names}
+    runs: dict[str, Callable[[], object]] = {name: begin(name, x) for name in names}
     timings = interleave({**runs, COPY: copier()}, repeats, say=lambda text: say(f"{shape} {text}"))
     rows: dict[str, Row] = {}
     for name, t in timings.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from recurra.bench.contenders import Pass, draw_input
+from recurra.bench.contenders import begin, draw_input
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -51,8 +51,8 @@ def fresh(module: str, words: Sequence[object], what: str) -> float | None:
 
 def peak_here(name: str, shape: tuple[int, int, int]) -> float:
     """MiB that one forward and backward pass takes in this process."""
-    Pass(name, draw_input((1, 2, shape[2])))()
-    return risen(Pass(name, draw_input(shape)))
+    begin(name, draw_input((1, 2, shape[2])))()
+    return risen(begin(name, draw_input(shape)))
 
 
 def peak(name: str, shape: tuple[int, int, int], threads: int) -> float | None:

@@ -117,6 +117,19 @@ def draw_generate(path: Path, groups: Sequence[Sequence[Row]], title: str) -> No
     figure.savefig(path, dpi=110)
 
 
+def draw_models(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
+    """Time a token and peak memory of each block against T, at equal parameters."""
+    figure, panels = _figure(2, f"{title}; batch 1, equal parameters, forward + backward")
+    columns = {"us_per_token": "µs a token (median)", "peak_mib": "MiB, peak of one pass less the baseline"}
+    for axes, (column, label) in zip(panels, columns.items(), strict=True):
+        _against(axes, [row for row in groups[-1] if row.get(column)], "time", column, "model")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.autoscale(axis="y")
+        axes.set_ylabel(label)
+    figure.savefig(path, dpi=110)
+
+
 def _name(row: Row) -> str:
     return f"{row['model']}, {row['precision']}"
 

@@ -17,15 +17,15 @@ from torch import nn
 from recurra.bench.contenders import Project
 from recurra.bench.language import TORCH, Step, noise
 from recurra.bench.memory import fresh, risen
+from recurra.bench.products import LINEAR, PROJECT, Products
 from recurra.bench.report import Row
 from recurra.bench.timing import Timing, interleave
 from recurra.blocks.table import BLOCKS
-from recurra.parts import CausalConv, Embedding
 from recurra.train.config import TrainConfig
 
 MODELS = ("mingru", "minlstm", "gru", "lstm", *TORCH)
 FULL, MIXED = "32-true", "bf16-mixed"
-STEP, LINEAR, PROJECT = "step", "products: nn.Linear", "products: ops.project"
+STEP = "step"
 CONTEXTS, TOKENS = (256, 1024, 4096), 4096
 PLACE = ("batch", "context", "model", "precision", "part")
 PRINTED = (
@@ -52,44 +52,14 @@ class Part(NamedTuple):
         return ", ".join(map(str, self.place.values()))
 
 
-def matrices(model: nn.Module) -> Iterator[tuple[int, int, bool]]:
-    """Rows, columns and bias of every matrix that a token is multiplied by."""
-    parameters = dict(model.named_parameters())
-    others = {id(m.weight) for m in model.modules() if isinstance(m, (CausalConv, Embedding))}
-    for name, p in parameters.items():
-        if p.ndim == 2 and name.rsplit(".", 1)[-1].startswith("weight") and id(p) not in others:
-            yield *p.shape, name.replace("weight", "bias") in parameters
-
-
-class Products:
-    """Forward and backward of a model's products, each on an input and an output gradient of its own."""
-
-    def __init__(self, model: nn.Module, tokens: int, precision: str, linear: type[nn.Linear]) -> None:
-        self.cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == MIXED)
-        dtype = torch.bfloat16 if precision == MIXED else torch.float32
-        sizes = list(matrices(model))
-        self.maps = [linear(columns, rows, bias) for rows, columns, bias in sizes]
-        self.xs = [torch.randn(tokens, n, dtype=dtype, requires_grad=True) for _, n, _ in sizes]
-        self.dys = [torch.randn(tokens, n, dtype=dtype) for n, _, _ in sizes]
-        self.leaves = [*self.xs, *(p for m in self.maps for p in m.parameters())]
-
-    def __call__(self) -> None:
-        """Run them."""
-        for leaf in self.leaves:
-            leaf.grad = None
-        with self.cast:
-            ys = [m(x) for m, x in zip(self.maps, self.xs, strict=True)]
-        torch.autograd.backward(ys, self.dys)
-
-
 def contenders(configs: Sequence[TrainConfig]) -> dict[Part, Callable[[], object]]:
     """The step of each run and, for the library's own blocks, its products."""
     text, made = noise(), dict[Part, Callable[[], object]]()
     for config in configs:
         step = made[Part(config, STEP)] = Step(config, text)
         for part, linear in ((LINEAR, nn.Linear), (PROJECT, Project)) if config.model in BLOCKS else ():
-            tokens = config.batch * config.context
-            made[Part(config, part)] = Products(step.model, tokens, config.precision, linear)
+            dtype = torch.bfloat16 if config.precision == MIXED else torch.float32
+            made[Part(config, part)] = Products(step.model, config.batch * config.context, linear, dtype)
     return made
 
 

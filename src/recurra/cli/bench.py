@@ -10,18 +10,27 @@ import typer
 
 from recurra.bench import generate as generate_bench
 from recurra.bench import layers as layer_bench
+from recurra.bench import models as model_bench
+from recurra.bench import peers as peer_bench
 from recurra.bench import step as step_bench
 from recurra.bench import swap as swap_bench
 from recurra.bench import train as train_bench
-from recurra.bench.plot import draw_generate, draw_long, draw_shapes, draw_train
+from recurra.bench.plot import draw_generate, draw_long, draw_models, draw_shapes, draw_train
 from recurra.bench.report import Row, markdown, progress, record, write_record, write_rows, write_text
 from recurra.bench.swap_tasks import TASKS, default_tasks
+from recurra.blocks.table import BLOCKS
 from recurra.cli.demo import PLAN, RUNS
 
 app = typer.Typer(help="Measure speed and quality on this machine.", rich_markup_mode=None)
 
 CORES = os.cpu_count() or 1
-PICTURES = {"layers": draw_shapes, "long": draw_long, "train": draw_train, "generate": draw_generate}
+PICTURES = {
+    "layers": draw_shapes,
+    "long": draw_long,
+    "train": draw_train,
+    "generate": draw_generate,
+    "models": draw_models,
+}
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that torch and the kernels use.")]
 
@@ -108,6 +117,39 @@ def train(
         print(markdown(printed, rows), flush=True)
         write_rows(out / "train.csv", train_bench.COLUMNS, [row for group in groups for row in group])
     leave(out / "train.png", groups, threads)
+
+
+@app.command()
+def models(
+    model: Annotated[str, typer.Option(metavar="A,B", help="Blocks, see recurra models.")] = ",".join(BLOCKS),
+    width: Annotated[
+        int, typer.Option(min=8, help="Of all blocks, or of minGRU's at equal parameters.")
+    ] = 256,
+    longest: Annotated[int, typer.Option(help="The most steps; from 256 on they double.")] = 65536,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also beside mambapy and transformers; slow.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
+    threads: Threads = CORES,
+    out: Out = Path("results"),
+) -> None:
+    """All blocks at equal width and parameters: over their products, and time and memory against T."""
+    try:
+        names = model_bench.known(model.split(","))
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+    groups = []
+    made = model_bench.run(names, width, longest, repeats, threads, progress)
+    for printed, rows in zip(model_bench.PRINTED, made, strict=True):
+        groups.append(rows)
+        print(markdown(printed, rows), flush=True)
+        write_rows(out / "models.csv", model_bench.COLUMNS, [row for group in groups for row in group])
+    leave(out / "models.png", groups, threads)
+    if peers:
+        rows = peer_bench.run(width, repeats, threads, progress)
+        print(markdown(peer_bench.COLUMNS, rows))
+        write_rows(out / "peers.csv", peer_bench.COLUMNS, rows)
+        write_record(out / "peers.json", record(threads))
 
 
 @app.command()

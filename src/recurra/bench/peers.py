@@ -1,0 +1,165 @@
+"""Parts of blocks beside other houses' of the same equation, where those are installed."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recurra.bench.contenders import Pass, Project, draw_input
+from recurra.bench.models import BATCH, BOTH, FORWARD, TIMES, Calls, Say, Size, times
+from recurra.bench.products import LINEAR, PROJECT, Products, matrices
+from recurra.bench.report import Row, need
+from recurra.bench.timing import Timing, interleave
+from recurra.blocks.table import BLOCKS
+
+MAMBA, TIME_MIX, S4D, AAREN = "Mamba block", "RWKV-4 time mix", "S4D layer", "Aaren layer"
+COLUMNS = (
+    "table",
+    "part",
+    "model",
+    "width",
+    "batch",
+    "time",
+    *TIMES,
+    "over_linear",
+    "over_project",
+    "over_recurra",
+    "not_run",
+)
+
+
+class TimeMix(nn.Module):
+    """The time mix of an RWKV-4 block by itself, from a fresh start."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.mix = block.time_mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        y: Tensor = self.mix(x, None, None, (None, None))[0]
+        return y
+
+
+class Convolution(nn.Module):
+    """An S4D layer as it is trained elsewhere: its kernel over all steps, and a convolution by FFT.
+
+    y = irfft(rfft(x) rfft(K)) + D x, K_l = 2 Re(sum_n C_n (exp(dt A_n) - 1) / A_n exp(dt A_n)^l)
+    (arXiv 2206.11893, section 3.2); with the parameters of a layer of ours.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        p, size = self.layer, 2 * x.shape[1]
+        a = torch.complex(-p.log_a_real.exp(), p.a_imag)
+        z = p.log_dt.exp()[:, None] * a
+        powers = (z[..., None] * torch.arange(x.shape[1])).exp()
+        kernel = 2 * torch.einsum("dn,dnt->td", torch.view_as_complex(p.c) * (z.exp() - 1) / a, powers).real
+        y = torch.fft.irfft(torch.fft.rfft(x, size, 1) * torch.fft.rfft(kernel, size, 0), size, 1)
+        total: Tensor = y[:, : x.shape[1]] + p.skip * x
+        return total
+
+
+class Rival(NamedTuple):
+    """A part of a block of the table: which block, how to take it out, steps of a row."""
+
+    model: str
+    part: Callable[[Any], nn.Module]
+    time: int = 512
+
+    def build(self, width: int) -> nn.Module:
+        """It, drawn anew."""
+        return self.part(Size(self.model, width).build())
+
+
+RIVALS: dict[str, Rival] = {
+    MAMBA: Rival("mamba", lambda block: block),
+    TIME_MIX: Rival("rwkv4", TimeMix),
+    S4D: Rival("s4d", lambda block: block.layer, 4096),
+    AAREN: Rival("aaren", lambda block: block.layer),
+}
+
+
+def _mambapy(width: int) -> Any:
+    house = need("mambapy.mamba", "test")
+    return house.ResidualBlock(house.MambaConfig(d_model=width, n_layers=1))
+
+
+def _mamba(width: int) -> Any:
+    house = need("transformers.models.mamba.modeling_mamba", "test")
+    return house.MambaBlock(house.MambaConfig(hidden_size=width, num_hidden_layers=1), 0)
+
+
+def _rwkv(width: int) -> Any:
+    house = need("transformers.models.rwkv.modeling_rwkv", "test")
+    made = house.RwkvSelfAttention(house.RwkvConfig(hidden_size=width, num_hidden_layers=1))
+    for p in made.parameters():  # it comes undrawn
+        nn.init.uniform_(p, -0.1, 0.1)
+    return made
+
+
+class Peer(NamedTuple):
+    """The package it is of, how to build it, and the part of ours that does the same."""
+
+    package: str
+    build: Callable[[int], nn.Module]
+    rival: str
+
+
+PEERS: dict[str, Peer] = {
+    "mambapy": Peer("mambapy", _mambapy, MAMBA),
+    "transformers Mamba": Peer("transformers", _mamba, MAMBA),
+    "transformers RWKV": Peer("transformers", _rwkv, TIME_MIX),
+    "FFT convolution": Peer("torch", lambda width: Convolution(RIVALS[S4D].build(width)), S4D),
+}
+
+
+def runs(rival: str, width: int) -> dict[str, Pass | Products]:
+    """A part of ours, its products where it has some, and its installed peers."""
+    x, made = draw_input((BATCH, RIVALS[rival].time, width)), RIVALS[rival].build(width)
+    found: dict[str, Pass | Products] = {rival: Pass(made, x)}
+    if any(matrices(made)):
+        tokens = BATCH * RIVALS[rival].time
+        found |= {LINEAR: Products(made, tokens, nn.Linear), PROJECT: Products(made, tokens, Project)}
+    for name, peer in PEERS.items():
+        if peer.rival == rival and find_spec(peer.package):
+            found[name] = Pass(peer.build(width), x)
+    return found
+
+
+def ratios(name: str, rival: str, timings: dict[str, Timing]) -> Row:
+    """Of ours over its products, or of another over ours."""
+    ms = timings[name].median
+    if name != rival:
+        return {"over_recurra": ms / timings[rival].median}
+    others = {"over_linear": LINEAR, "over_project": PROJECT}
+    return {ratio: ms / timings[other].median for ratio, other in others.items() if other in timings}
+
+
+def beside(rival: str, part: str, width: int, repeats: int, say: Say) -> list[Row]:
+    """Rows of one part of ours and of all that it is compared with; a missing package has one too."""
+    calls: Calls = {
+        name: made.forward if part == FORWARD else made for name, made in runs(rival, width).items()
+    }
+    timings = interleave(calls, repeats, say=lambda text: say(f"{rival}, {part}: {text}"))
+    found = {name: {**times(t), **ratios(name, rival, timings)} for name, t in timings.items()}
+    for name, peer in PEERS.items():
+        if peer.rival == rival:
+            found.setdefault(name, {"not_run": f"{peer.package} is not installed"})
+    place = {"table": rival, "part": part, "width": width, "batch": BATCH, "time": RIVALS[rival].time}
+    return [{**place, "model": name, **row} for name, row in found.items()]
+
+
+def run(width: int, repeats: int, threads: int, say: Say) -> list[Row]:
+    """All rows, forward and with backward."""
+    torch.set_num_threads(threads)
+    present = [name for name, rival in RIVALS.items() if rival.model in BLOCKS]
+    return [
+        row for name in present for part in (FORWARD, BOTH) for row in beside(name, part, width, repeats, say)
+    ]
