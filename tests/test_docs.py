@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from recurra.blocks import BLOCKS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -13,3 +15,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_examples_run(page: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     exec(compile("\n".join(blocks), str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_has_its_equation(name: str) -> None:
+    assert f"\n| `{name}` |" in (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
