@@ -26,8 +26,7 @@ def stepped(text, small, model):
 def _save(run, stepper, text, step, **best):
     run.mkdir(exist_ok=True)
     where = Position(step, 1.5, **best)
-    parts = stepper.plain, stepper.moments, stepper.gathered(), stepper.config, text.vocabulary
-    checkpoint.save(run, where, *parts)
+    checkpoint.save(run, where, *stepper.whole(), stepper.config, text.vocabulary)
     return where
 
 

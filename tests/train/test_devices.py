@@ -6,32 +6,54 @@ import sys
 
 import pytest
 
+from recurra.models import SequenceModel
+from recurra.train import checkpoint
 from recurra.train.metrics import rows
 
 SMALL = ["--width", "8", "--depth", "1", "--context", "8", "--steps", "4", "--every", "2", "--device", "cpu"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("carry", ["--carry", "--no-carry"])
-def test_two_processes(tmp_path, carry):
-    (tmp_path / "text").write_text("".join(f"line {i} of {i * i}\n" for i in range(99)))
-    script = tmp_path / "program.py"
-    script.write_text("from recurra.cli import main\nmain()\n")
+# Ends without a word, as if it were killed, after the step that STOP names.
+PROGRAM = """
+import os
+from recurra.cli import main
+from recurra.train.report import Report
 
-    def losses(name, *words):
-        command = [sys.executable, script, "train", tmp_path / "text", *SMALL, carry, *words]
+add = Report.add
+
+def told(self, row, left):
+    add(self, row, left)
+    if str(row["step"]) == os.environ.get("STOP"):
+        os._exit(9)
+
+Report.add = told
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("how", [["--carry"], ["--no-carry", "--accumulate", "2"]], ids=" ".join)
+def test_two_processes(tmp_path, how, strategy):
+    (tmp_path / "text").write_text("".join(f"line {i} of {i * i}\n" for i in range(99)))
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def losses(name, *words, stop=""):
+        words = ["train", tmp_path / "text", *SMALL, *how, *words, "--out", tmp_path / name]
         done = subprocess.run(
-            [*map(str, command), "--out", str(tmp_path / name)],
+            [sys.executable, tmp_path / "program.py", *map(str, words)],
             capture_output=True,
             text=True,
             check=False,
             timeout=120,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "STOP": stop},
         )
-        assert not done.returncode, done.stderr
+        assert done.returncode == (9 if stop else 0), done.stderr
         return [float(row["loss"]) for row in rows(tmp_path / name / "metrics.csv")]
 
-    one = losses("one", "--batch", "4")
-    assert losses("two", "--batch", "2", "--devices", "2") == pytest.approx(one, rel=1e-4)
-    whole = losses("two", "--resume", "auto", "--steps", "6")
-    assert len(whole) == 6
+    two = ["--batch", "2", "--devices", "2", "--strategy", strategy]
+    unbroken = losses("two", *two)
+    assert unbroken == pytest.approx(losses("one", "--batch", "4"), rel=1e-4)
+    losses("broken", *two, stop="3")
+    assert losses("broken", *two, "--resume", "auto") == unbroken
+    assert SequenceModel.from_pretrained(checkpoint.best(tmp_path / "broken")).vocabulary.size == 256

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from recurra import state as states
 from recurra.train.config import TrainConfig
+from recurra.train.shards import share, whole
 
-__all__ = ["Position", "best", "last", "load", "options", "position", "save", "weights"]
+__all__ = ["Position", "best", "last", "load", "moments", "options", "position", "save", "weights"]
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ def save(
     run: Path,
     where: Position,
     model: Any,
-    optimizer: torch.optim.Optimizer,
+    moments: dict[str, Tensor],
     carried: Any,
     config: TrainConfig,
     vocabulary: Any,
@@ -81,7 +82,7 @@ def save(
     target = _folder(run, where.step)
     with _draft(run) as draft:
         model.save_pretrained(draft, vocabulary=vocabulary)
-        save_file(_moments(model, optimizer), draft / TENSORS)
+        save_file(moments, draft / TENSORS)
         if carried:
             states.save(carried, draft / CARRIED)
         _write_json(draft, {"position": dataclasses.asdict(where), "config": dataclasses.asdict(config)})
@@ -107,7 +108,8 @@ def options(folder: Path) -> TrainConfig:
 def weights(folder: Path, model: Any) -> None:
     """Put the checkpoint's weights into the model. Raises ValueError where they do not fit."""
     try:
-        model.load_state_dict(type(model).from_pretrained(folder).state_dict())
+        own, saved = model.state_dict(), type(model).from_pretrained(folder).state_dict()
+        model.load_state_dict({name: share(x, own[name]) if name in own else x for name, x in saved.items()})
     except RuntimeError as e:
         raise ValueError(f"{folder} does not fit the model: {' '.join(str(e).split())}") from e
 
@@ -144,9 +146,10 @@ def _draft(run: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of the optimizer by the names of their parameters; of shared ones all processes ask."""
     return {
-        f"{key}/{name}": value.detach().cpu().contiguous()
+        f"{key}/{name}": whole(value.detach()).cpu().contiguous()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -154,7 +157,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 def _like(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
     """Memory of torch's own, not of the file; the step counter stays on the CPU, where torch keeps it."""
-    return value.clone() if key == "step" else value.to(parameter.device, copy=True)
+    return value.clone() if key == "step" else share(value.to(parameter.device, copy=True), parameter)
 
 
 def _sha256(path: Path) -> str:

@@ -57,7 +57,10 @@ class TrainConfig:
         "32-true", "Of the arithmetic.", among=("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
     )
     device: str = choice("auto", "cpu, cuda, mps, or auto.", among=("auto", "cpu", "cuda", "mps"))
-    devices: int = choice(1, "Devices (DDP), or processes on the CPU.", at_least=1)
+    devices: int = choice(1, "Devices, or processes on the CPU.", at_least=1)
+    strategy: str = choice(
+        "ddp", "Each device holds the model (ddp) or a share (fsdp).", among=("ddp", "fsdp")
+    )
     tensorboard: bool = choice(False, "Also write TensorBoard events.")
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from recurra.tasks.table import Task
-from recurra.train import checkpoint
+from recurra.train import checkpoint, shards
 from recurra.train.checkpoint import Position
 from recurra.train.config import TrainConfig, need
 from recurra.train.optimizer import rate
@@ -27,7 +27,8 @@ def launch(config: TrainConfig) -> Any:
     Raises RuntimeError where the machine does not have them.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    strategy = "ddp" if config.devices > 1 else "auto"
+    several = shards.strategy(config.devices) if config.strategy == "fsdp" else "ddp"
+    strategy = several if config.devices > 1 else "auto"
     wrong = need("lightning_fabric.utilities.exceptions").MisconfigurationException
     try:
         fabric = need("lightning_fabric").Fabric(
@@ -43,8 +44,8 @@ def fit(model: nn.Module, data: Task, config: TrainConfig, out: Path, fabric: An
     """Train the model, from the newest checkpoint in the folder `out` where it has one.
 
     A run bounded by steps that is killed and resumed has, bit for bit, the losses of an unbroken one (same
-    machine, devices and number of threads). Raises ValueError where the data is not of the config's task,
-    RuntimeError where a gradient is not finite.
+    machine, devices, strategy and number of threads). Raises ValueError where the data is not of the task
+    in the config, RuntimeError where a gradient is not finite.
     """
     if data.name != config.task:
         raise ValueError(f"task is {config.task}, the data is {data.name}")
@@ -135,15 +136,7 @@ class _Loop:
         return score
 
     def _save(self) -> None:
-        carried = self.step.gathered()
+        parts = self.step.whole()
         if self.fabric.is_global_zero:
-            checkpoint.save(
-                self.out,
-                self.position,
-                self.step.plain,
-                self.step.moments,
-                carried,
-                self.config,
-                self.data.vocabulary,
-            )
+            checkpoint.save(self.out, self.position, *parts, self.config, self.data.vocabulary)
         self.saved = time.monotonic()

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra import state as states
 from recurra.tasks.table import Task
+from recurra.train import checkpoint
 from recurra.train.config import TrainConfig
 from recurra.train.memory import hold_memory
 from recurra.train.optimizer import adamw
+from recurra.train.shards import whole, whole_model
 
 __all__ = ["Stepper"]
 
@@ -22,14 +24,17 @@ class Stepper:
     size: tokens of the last step, over all devices.
     """
 
-    def __init__(self, model: nn.Module, data: Task, config: TrainConfig, fabric: Any) -> None:
+    def __init__(self, model: Any, data: Task, config: TrainConfig, fabric: Any) -> None:
         hold_memory()
         self.plain, self.config, self.fabric, self.size = model, config, fabric, 0
         rows = config.batch * config.accumulate * fabric.world_size
         self.feed = data.feed(rows, config.context, config.seed, config.carry)
-        self.moments = adamw(model, config.lr, config.decay, fused=fabric.device.type == "cpu")
-        self.model, self.optimizer = fabric.setup(model, self.moments)
+        self.shape = model.config
+        self.model = fabric.setup_module(model)
         self.model.mark_forward_method("loss")
+        # Of the parameters as the strategy left them.
+        self.moments = adamw(model, config.lr, config.decay, fused=fabric.device.type == "cpu")
+        self.optimizer = fabric.setup_optimizers(self.moments)
         self.model.train()
         self.carried: list[Any] = []
 
@@ -50,6 +55,11 @@ class Stepper:
         self.carried = after if self.config.carry else []
         norm = self._update(step, lr)
         return self.fabric.all_reduce(torch.stack(losses).mean()).item(), norm
+
+    def whole(self) -> tuple[Any, dict[str, Tensor], list[Any]]:
+        """The model, the optimizer's tensors and the carried states, put together from all processes."""
+        model = whole_model(self.plain, self.shape)
+        return model, checkpoint.moments(self.plain, self.moments), self.gathered()
 
     def gathered(self) -> list[Any]:
         """The carried states of all processes, one below the other."""
@@ -87,7 +97,7 @@ class Stepper:
         """Clip and step; the norm of the gradient."""
         bound = self.config.clip or math.inf
         clip = self.fabric.clip_gradients
-        norm = float(clip(self.model, self.optimizer, max_norm=bound, error_if_nonfinite=False))
+        norm = float(whole(clip(self.model, self.optimizer, max_norm=bound, error_if_nonfinite=False)))
         if not math.isfinite(norm) and self.config.precision != "16-mixed":  # which skips such a step
             raise RuntimeError(f"the gradient of step {step} is not finite: try a lower --lr")
         for group in self.moments.param_groups:
