@@ -2,10 +2,8 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from recurra.layers.cell import CellLayer, CellStack
-from recurra.layers.recurrent import Sequence
+from recurra.layers.recurrent import LikeGRU
 from recurra.state import GRUState
 
 __all__ = ["GRU", "GRULayer"]
@@ -24,7 +22,7 @@ class GRULayer(CellLayer):
     State: ClassVar[Any] = GRUState
 
 
-class GRU(CellStack):
+class GRU(CellStack, LikeGRU):
     """`torch.nn.GRU`, formulas and draws, with `lengths`, `reset` and `step`; `from_torch` copies one.
 
     input [T, B, I], [B, T, I] with batch_first, [T, I] or a PackedSequence; hx, h_n [layers *
@@ -34,20 +32,3 @@ class GRU(CellStack):
     """
 
     LAYER: ClassVar[type[CellLayer]] = GRULayer
-
-    def forward(
-        self,
-        input: Sequence,  # noqa: A002 - nn.GRU's name
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-    ) -> tuple[Sequence, Tensor]:
-        """(output, h_n)."""
-        out, (h_n,) = self._run(input, None if hx is None else (hx,), lengths, reset)
-        return out, h_n
-
-    def step(self, x_t: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(h_t of the last layer [B, H], h_n) from x_t [B, I]. Raises ValueError if bidirectional."""
-        y, (h_n,) = self._step(x_t, None if hx is None else (hx,))
-        return y, h_n

@@ -2,10 +2,8 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from recurra.layers.cell import CellLayer, CellStack
-from recurra.layers.recurrent import Sequence, pair_of
+from recurra.layers.recurrent import LikeLSTM
 from recurra.state import LSTMState
 
 __all__ = ["LSTM", "LSTMLayer"]
@@ -23,7 +21,7 @@ class LSTMLayer(CellLayer):
     State: ClassVar[Any] = LSTMState
 
 
-class LSTM(CellStack):
+class LSTM(CellStack, LikeLSTM):
     """`torch.nn.LSTM`, formulas and draws, with `lengths`, `reset` and `step`.
 
     As `GRU`, but takes and returns a pair (h, c); `from_torch` copies one. Departs from
@@ -33,22 +31,3 @@ class LSTM(CellStack):
 
     STATE: ClassVar[tuple[str, ...]] = ("h_0", "c_0")
     LAYER: ClassVar[type[CellLayer]] = LSTMLayer
-
-    def forward(
-        self,
-        input: Sequence,  # noqa: A002 - nn.LSTM's name
-        hx: tuple[Tensor, Tensor] | None = None,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-    ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
-        """(output, (h_n, c_n))."""
-        out, (h_n, c_n) = self._run(input, pair_of(hx), lengths, reset)
-        return out, (h_n, c_n)
-
-    def step(
-        self, x_t: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(h_t of the last layer [B, H], (h_n, c_n)) from x_t [B, I]. Raises ValueError if bidirectional."""
-        y, (h_n, c_n) = self._step(x_t, pair_of(hx))
-        return y, (h_n, c_n)

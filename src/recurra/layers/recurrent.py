@@ -215,7 +215,67 @@ def _select(hx: States, rows: Tensor | None) -> States:
     return hx if rows is None else tuple(h.index_select(1, rows) for h in hx)
 
 
-class MinGRU(Recurrent):
+class LikeGRU(Recurrent):
+    """The calls of nn.GRU: one state, a tensor."""
+
+    def forward(
+        self,
+        input: Sequence,  # noqa: A002 - nn.GRU's name
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Sequence, Tensor]:
+        """(output, h_n)."""
+        out, (h_n,) = self._run(input, None if hx is None else (hx,), lengths, reset)
+        return out, h_n
+
+    def step(self, x_t: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(h_t of the last layer [B, H], h_n) from x_t [B, I]. Raises ValueError if bidirectional."""
+        y, (h_n,) = self._step(x_t, None if hx is None else (hx,))
+        return y, h_n
+
+
+class LikeLSTM(Recurrent):
+    """The calls of nn.LSTM: a pair (h, c); a layer with one state takes c and gives it as both."""
+
+    def forward(
+        self,
+        input: Sequence,  # noqa: A002 - nn.LSTM's name
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
+        """(output, (h_n, c_n))."""
+        out, ends = self._run(input, self._read(hx), lengths, reset)
+        return out, (ends[0], ends[-1])
+
+    def step(
+        self, x_t: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(h_t of the last layer [B, H], (h_n, c_n)) from x_t [B, I]. Raises ValueError if bidirectional."""
+        y, ends = self._step(x_t, self._read(hx))
+        return y, (ends[0], ends[-1])
+
+    def _read(self, hx: Any) -> States | None:
+        """What the layers take of (h_0, c_0)."""
+        return None if hx is None else _pair(hx)[-len(self.STATE) :]
+
+
+def _pair(hx: Any) -> States:
+    """(h_0, c_0), checked to be that."""
+    if not isinstance(hx, tuple | list) or len(hx) != 2:
+        got = f"a tensor {list(hx.shape)}" if isinstance(hx, Tensor) else f"{type(hx).__name__}"
+        raise TypeError(f"hx must be a pair (h_0, c_0), got {got}")
+    h_0: Tensor = hx[0]
+    c_0: Tensor = hx[1]
+    if h_0.shape != c_0.shape:
+        raise ValueError(f"h_0 {list(h_0.shape)} and c_0 {list(c_0.shape)} must have one shape")
+    return h_0, c_0
+
+
+class MinGRU(LikeGRU):
     """minGRU (arXiv 2410.01201, section 3.1; `MinGRULayer`) in the place of `torch.nn.GRU`.
 
     input [T, B, I], [B, T, I] with batch_first, [T, I] or a PackedSequence; hx, h_n [layers *
@@ -254,25 +314,8 @@ class MinGRU(Recurrent):
         )
         super().__init__(make, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
 
-    def forward(
-        self,
-        input: Sequence,  # noqa: A002 - nn.GRU's name
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-    ) -> tuple[Sequence, Tensor]:
-        """(output, h_n)."""
-        out, (h_n,) = self._run(input, None if hx is None else (hx,), lengths, reset)
-        return out, h_n
 
-    def step(self, x_t: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(h_t of the last layer [B, H], h_n) from x_t [B, I]. Raises ValueError if bidirectional."""
-        y, (h_n,) = self._step(x_t, None if hx is None else (hx,))
-        return y, h_n
-
-
-class MinLSTM(Recurrent):
+class MinLSTM(LikeLSTM):
     """minLSTM (arXiv 2410.01201, section 3.2; `MinLSTMLayer`) in the place of `torch.nn.LSTM`.
 
     As `MinGRU`, but takes and returns a pair (h, c). minLSTM has one state: it is taken from c_0 (h_0
@@ -311,38 +354,3 @@ class MinLSTM(Recurrent):
             dtype=dtype,
         )
         super().__init__(make, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-
-    def forward(
-        self,
-        input: Sequence,  # noqa: A002 - nn.LSTM's name
-        hx: tuple[Tensor, Tensor] | None = None,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-    ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
-        """(output, (h_n, c_n))."""
-        pair = pair_of(hx)
-        out, (c_n,) = self._run(input, None if pair is None else pair[1:], lengths, reset)
-        return out, (c_n, c_n)
-
-    def step(
-        self, x_t: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(h_t of the last layer [B, H], (h_n, c_n)) from x_t [B, I]. Raises ValueError if bidirectional."""
-        pair = pair_of(hx)
-        y, (c_n,) = self._step(x_t, None if pair is None else pair[1:])
-        return y, (c_n, c_n)
-
-
-def pair_of(hx: Any) -> States | None:
-    """(h_0, c_0), checked to be that."""
-    if hx is None:
-        return None
-    if not isinstance(hx, tuple | list) or len(hx) != 2:
-        got = f"a tensor {list(hx.shape)}" if isinstance(hx, Tensor) else f"{type(hx).__name__}"
-        raise TypeError(f"hx must be a pair (h_0, c_0), got {got}")
-    h_0: Tensor = hx[0]
-    c_0: Tensor = hx[1]
-    if h_0.shape != c_0.shape:
-        raise ValueError(f"h_0 {list(h_0.shape)} and c_0 {list(c_0.shape)} must have one shape")
-    return h_0, c_0

@@ -247,8 +247,7 @@ def gru(
     which all arithmetic is done. Departs from the paper where torch.nn does: r acts after the product.
     Raises ValueError that names the argument for a wrong shape, dtype or device.
     """
-    y, last = run_cell("gru", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
-    return y, last
+    return run_cell("gru", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
 
 
 def lstm(
@@ -266,5 +265,4 @@ def lstm(
     gates [B, T, 4H] = [i | f | g | o], to which weight_hh [4H, H] h_{t-1} + bias_hh [4H] is added;
     sigmoid, g: tanh; state.h and state.c [B, H]. The rest as `gru`.
     """
-    y, last = run_cell("lstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
-    return y, last
+    return run_cell("lstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)

@@ -122,7 +122,8 @@ def gated_triton(
     gates: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None, fusion: str, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """The Triton kernel, for gates on a GPU."""
-    return kernels.scan(fusion, (gates,), h_0, reset, lengths, reverse)
+    y, h_n = kernels.scan(fusion, (gates,), h_0, reset, lengths, reverse)
+    return y, h_n
 
 
 def _backward_by(

@@ -1,11 +1,13 @@
 """The Triton kernels, for tensors on a GPU: which inputs they take.
 
-Triton itself is imported at the first call. `scan` and `scan_backward` have the signatures of those in
-`ops.native`.
+`scan` and `scan_backward` have the signatures of those in `ops.native`; Triton itself is imported when they
+are first asked for.
 """
 
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,32 +35,7 @@ def takes(*tensors: Tensor) -> bool:
     return dtype in DTYPES and available()
 
 
-def scan(
-    gate: str,
-    inputs: tuple[Tensor, ...],
-    h_0: Tensor,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """(y, h_n) of a gated linear recurrence. inputs: a and b, or one tensor of fused gates."""
-    from recurra.ops.kernels import linear  # noqa: PLC0415
-
-    return linear.scan(gate, inputs, h_0, reset, lengths, reverse)
-
-
-def scan_backward(
-    gate: str,
-    dy: Tensor,
-    dh_n: Tensor,
-    inputs: tuple[Tensor, ...],
-    h_0: Tensor,
-    y: Tensor,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    reverse: bool,
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Gradients of every input and of h_0, from those of y and h_n."""
-    from recurra.ops.kernels import linear  # noqa: PLC0415
-
-    return linear.scan_backward(gate, dy, dh_n, inputs, h_0, y, reset, lengths, reverse)
+def __getattr__(name: str) -> Any:
+    if name in {"scan", "scan_backward"}:
+        return getattr(import_module("recurra.ops.kernels.linear"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
