@@ -9,7 +9,7 @@ import recurra
 
 
 def test_exported_names() -> None:
-    layers = ["GRU", "LSTM", "MinGRU", "MinLSTM"]
+    layers = ["GRU", "LSTM", "MinGRU", "MinLSTM", "Stack"]
     rest = ["__version__", "language_model", "models", "ops", "show_config", "state"]
     assert recurra.__all__ == [*layers, *rest]
     for name in recurra.__all__:
