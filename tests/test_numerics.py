@@ -178,3 +178,33 @@ def test_forget_all_forgets_what_is_huge(cell: str) -> None:
     y, state = op(gates, LinearState(torch.full((1, 1), 1e20)))
     assert float(y.detach()) == 2.5
     assert float(state.h) == 2.5
+
+
+def _scores(time: int) -> Tensor:
+    """Every level in a random order: a new max takes over, and the old one is forgotten."""
+    levels = torch.tensor(LEVELS)
+    return levels[torch.randint(len(levels), (4, time, 16))] + torch.randn(4, time, 16)
+
+
+def test_scores_of_any_size() -> None:
+    s, v = _scores(200).requires_grad_(), torch.randn(4, 200, 64, requires_grad=True)
+    y, state = ops.softmax(s, v)
+    logits, wide = s.detach().double().mT, v.detach().double().unflatten(2, (16, 4)).transpose(1, 2)
+    weights = (
+        logits[:, :, None]
+        .expand(-1, -1, 200, -1)
+        .masked_fill(~torch.ones(200, 200).tril().bool(), -torch.inf)
+    )
+    close(y, (weights.softmax(-1) @ wide).transpose(1, 2).flatten(2))
+    grads = torch.autograd.grad(y.square().sum() + state.numerator.sum() + state.denominator.sum(), (s, v))
+    assert all(x.isfinite().all() for x in (*state, *grads))
+
+
+@pytest.mark.parametrize("strength", [0.0, 1e-3, 30.0, 1e4])
+def test_scores_of_any_size_that_decay(strength: float) -> None:
+    s, v = _scores(100).requires_grad_(), torch.randn(4, 100, 16, requires_grad=True)
+    decay, bonus = torch.full((16,), strength, requires_grad=True), torch.randn(16, requires_grad=True)
+    y, state = ops.softmax(s, v, decay=decay, bonus=bonus)
+    assert (y.detach().abs() <= v.detach().abs().amax(1, keepdim=True) * (1 + 4 * EPS)).all()
+    grads = torch.autograd.grad(y.square().sum() + sum(x.sum() for x in state), (s, v, decay, bonus))
+    assert all(x.isfinite().all() for x in (y, *state, *grads))

@@ -97,7 +97,10 @@ class SoftmaxState(NamedTuple):
 
 
 class RWKV4State(NamedTuple):
-    """State of an RWKV-4 block: the last input of the time mix, its averages, that of the channel mix."""
+    """State of an RWKV-4 block: the last input of the time mix, its averages, that of the channel mix.
+
+    Without a channel mix there is no such input, as in `ConvState` of one tap.
+    """
 
     time: ConvState
     average: SoftmaxState

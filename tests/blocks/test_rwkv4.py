@@ -146,7 +146,7 @@ def test_a_trained_model() -> None:
     folder = Path(os.environ["RECURRA_DATA"]) / "models" / "rwkv_tiny"
     given = _tensors(folder / "tiny-rwkv-4v0-660K-FP32.bin")
     vocabulary, width = given["emb.weight"].shape
-    options = {"expansion": len(given["blocks.0.ffn.key.weight"]) / width}
+    options = {"mlp": len(given["blocks.0.ffn.key.weight"]) / width}
     model = recurra.language_model("rwkv4", vocabulary, width, 4, options=options)
     for name, p in model.named_parameters():
         x = given.pop(_theirs(name, 1)).view(p.shape)
@@ -167,7 +167,7 @@ def test_a_trained_model() -> None:
         ("width", {"width": 0}),
         ("index", {"index": 2, "depth": 2}),
         ("index", {"index": -1}),
-        ("expansion", {"expansion": 0.0}),
+        ("mlp", {"mlp": -1.0}),
         ("norm", {"norm": "batch"}),
         ("dropout", {"dropout": 1.0}),
     ],

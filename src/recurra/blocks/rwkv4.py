@@ -23,13 +23,14 @@ __all__ = ["RWKV4Block", "RWKV4Config"]
 class RWKV4Config:
     """Sizes of one block, and its place among `depth` blocks: the published draws depend on it.
 
-    The block of index 0 begins with a norm of the embedding, as the published one does.
+    mlp: width of the channel mix over that of the block; 0: without. The block of index 0 begins with a norm
+    of the embedding, as the published one does.
     """
 
     width: int
     index: int = 0
     depth: int = 1
-    expansion: float = 4.0
+    mlp: float = 4.0
     norm: str = "layer"
     dropout: float = 0.0
 
@@ -38,17 +39,12 @@ class RWKV4Config:
             raise ValueError(f"width must be at least 1, got {self.width}")
         if not 0 <= self.index < self.depth:
             raise ValueError(f"index must lie in 0..depth - 1, got {self.index} of depth {self.depth}")
-        if not 0 < self.expansion < float("inf") or self.hidden < 1:
-            raise ValueError(f"expansion * width must be at least 1, got {self.expansion} * {self.width}")
+        if not 0 <= self.mlp < float("inf"):
+            raise ValueError(f"mlp must not be negative, got {self.mlp}")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-
-    @property
-    def hidden(self) -> int:
-        """Inner width of the channel mix."""
-        return round(self.expansion * self.width)
 
 
 class _Masks(NamedTuple):
@@ -123,7 +119,7 @@ class ChannelMix(nn.Module):
 
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
-        width, hidden = config.width, config.hidden
+        width, hidden = config.width, max(1, round(config.mlp * config.width))
         ramp = (torch.arange(width) / width) ** (1 - config.index / config.depth)
         self.mix_k, self.mix_r = nn.Parameter(ramp), nn.Parameter(ramp.clone())
         self.key = _orthogonal(Linear(width, hidden, bias=False))
@@ -145,10 +141,11 @@ class RWKV4Block(nn.Module):
     Raises ValueError that names the argument.
     """
 
-    # An optional submodule: torch's own type knows of none.
+    # Optional submodules: torch's own types know of none.
     first_norm: RMSNorm | LayerNorm | None
     norm: RMSNorm | LayerNorm
-    channel_norm: RMSNorm | LayerNorm
+    channel_norm: RMSNorm | LayerNorm | None
+    channel_mix: ChannelMix | None
 
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
@@ -156,7 +153,8 @@ class RWKV4Block(nn.Module):
         norm = NORMS[config.norm]
         self.first_norm = None if config.index else norm(config.width)
         self.norm, self.time_mix = norm(config.width), TimeMix(config)
-        self.channel_norm, self.channel_mix = norm(config.width), ChannelMix(config)
+        self.channel_norm = norm(config.width) if config.mlp else None
+        self.channel_mix = ChannelMix(config) if config.mlp else None
 
     def forward(
         self,
@@ -180,6 +178,8 @@ class RWKV4Block(nn.Module):
         time, average, channel = (None, None, None) if state is None else state
         x = x if self.first_norm is None else self.first_norm(x)
         y, time, average = self.time_mix(self.norm(x), time, average, masks)
+        if self.channel_mix is None or self.channel_norm is None:
+            return x + self._drop(y), RWKV4State(time, average, ConvState(time.x[:, :0]))
         x, normed = self.channel_norm.after(x, self._drop(y))
         y, channel = self.channel_mix(normed, channel, masks)
         return x + self._drop(y), RWKV4State(time, average, channel)
