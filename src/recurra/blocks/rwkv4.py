@@ -179,7 +179,9 @@ class RWKV4Block(nn.Module):
         x = x if self.first_norm is None else self.first_norm(x)
         y, time, average = self.time_mix(self.norm(x), time, average, masks)
         if self.channel_mix is None or self.channel_norm is None:
-            return x + self._drop(y), RWKV4State(time, average, ConvState(time.x[:, :0]))
+            # Without a channel mix the state holds none of its inputs.
+            channel = ConvState(time.x[:, :0]) if channel is None else channel
+            return x + self._drop(y), RWKV4State(time, average, channel)
         x, normed = self.channel_norm.after(x, self._drop(y))
         y, channel = self.channel_mix(normed, channel, masks)
         return x + self._drop(y), RWKV4State(time, average, channel)
