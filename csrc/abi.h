@@ -119,6 +119,27 @@ struct Diagonal {
   void *dh_0, *scratch;       // [batch, time / kDiagonalTile rounded up, states, 2, width]
 };
 
+// Steps between which the states are kept, and channels that add up what B and C get.
+constexpr i64 kSelectiveChunk = 16, kSelectiveStrip = 64;
+
+// What is not behind a View is contiguous and in the state's dtype.
+struct Selective {
+  i64 dtype, threads, batch, time, width, states;
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View x, delta, b, c, z;    // [batch, time, width]; b, c [batch, time, states]; z.data null: no gate
+  void *a, *d, *bias;        // [states, width], [width], [width]
+  void* entering;            // [batch, ceil(time / chunk), states, width]: the state before each chunk
+  View y;                    // forward only
+  void *h_0, *h_n;           // [batch, states, width]
+  View dy;                   // from here on: backward only
+  void* dh_n;
+  View dx, ddelta, dz;
+  void *db, *dc;             // [strips, batch, time, states]: summed by the caller, like
+  void *da, *dd, *dbias;     // [batch, states, width], [batch, width], [batch, width]
+  void* dh_0;
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
   void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
@@ -185,6 +206,7 @@ struct Kernels {
   void (*gelu)(const Gelu&, bool forward);
   void (*softmax)(const Softmax&, bool forward);
   void (*diagonal)(const Diagonal&, bool forward);
+  void (*selective)(const Selective&, bool forward);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
 };

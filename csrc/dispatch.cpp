@@ -79,6 +79,12 @@ EXPORT void recurra_diagonal_forward(const recurra::Diagonal* s) {
 EXPORT void recurra_diagonal_backward(const recurra::Diagonal* s) {
   recurra::kTables[recurra::current]->diagonal(*s, false);
 }
+EXPORT void recurra_selective_forward(const recurra::Selective* s) {
+  recurra::kTables[recurra::current]->selective(*s, true);
+}
+EXPORT void recurra_selective_backward(const recurra::Selective* s) {
+  recurra::kTables[recurra::current]->selective(*s, false);
+}
 EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }
 EXPORT void recurra_layer_step(const recurra::LayerStep* s) {
   const recurra::Kernels* const kernels = recurra::kTables[recurra::current];

@@ -7,11 +7,12 @@
 #include "matvec.h"
 #include "norm.h"
 #include "product.h"
+#include "selective.h"
 #include "softmax.h"
 
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, softmax, diagonal, matvec, product};
+const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, softmax, diagonal, selective, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -45,7 +45,7 @@ struct Format;
 template <>
 struct Format<float> {
   using Int = std::int32_t;
-  static constexpr int mantissa = 23, bias = 127, terms = 7;
+  static constexpr int mantissa = 23, bias = 127, terms = 7, artanh = 7;
   // ln 2 in two parts: the first has trailing zeros, so that n * high is exact.
   static constexpr float high = 0.693359375f, low = -2.12194440e-4f;
   static constexpr float least = -87.0f, most = 88.0f;
@@ -54,7 +54,7 @@ struct Format<float> {
 template <>
 struct Format<double> {
   using Int = std::int64_t;
-  static constexpr int mantissa = 52, bias = 1023, terms = 13;
+  static constexpr int mantissa = 52, bias = 1023, terms = 13, artanh = 16;
   static constexpr double high = 6.93145751953125e-1, low = 1.42860682030941723212e-6;
   static constexpr double least = -708.0, most = 709.0;
 };
@@ -90,6 +90,24 @@ inline Vec<T> exp(Vec<T> x) {
   return e.scale * e.rest + e.scale;
 }
 
+// 2^x, cheaper than exp: where x is a product, one of its factors takes in the log2 e. The same series and
+// the same ends; the power of two is added to the exponent.
+template <class T>
+inline Vec<T> exp2(Vec<T> x) {
+  using F = Format<T>;
+  using Int = typename F::Int;
+  const Vec<T> least = Vec<T>{} + T(1 - F::bias), most = Vec<T>{} + T(F::bias);
+  x = least > x ? least : x;
+  x = most < x ? most : x;
+  constexpr T magic = T(1.5) * T(Int(1) << F::mantissa);  // adding it rounds to an integer
+  const Vec<T> shifted = x + magic, f = x - (shifted - magic);
+  T terms[F::terms + 1] = {1};
+  for (int k = 1; k <= F::terms; ++k) terms[k] = terms[k - 1] * T(0.693147180559945309417) / T(k);
+  Vec<T> sum = Vec<T>{} + terms[F::terms];
+  for (int k = F::terms - 1; k >= 0; --k) sum = sum * f + terms[k];
+  return bit_cast<Vec<T>>(bit_cast<Vec<Int>>(sum) + (bit_cast<Vec<Int>>(shifted) << F::mantissa));
+}
+
 // The sum of a register's lanes, by halves.
 template <class T, int bytes>
 inline T sum_lanes(typename VecOf<T, bytes>::type v) {
@@ -116,6 +134,21 @@ struct Sigmoid {
     const Vec<T> e = exp<T>(-abs(k)), larger = 1 / (1 + e), smaller = e * larger;
     value = k < 0 ? smaller : larger;
     rest = k < 0 ? larger : smaller;
+  }
+};
+
+// log(1 + e^k) and its slope, the sigmoid of k. With e = e^-|k|, which is at most 1, log(1 + e) is
+// 2 artanh(e / (2 + e)), whose series ends below half an ulp.
+template <class T>
+struct Softplus {
+  Vec<T> value, slope;
+  explicit Softplus(Vec<T> k) {
+    const Vec<T> e = exp<T>(-abs(k)), s = e / (2 + e), square = s * s;
+    constexpr int terms = Format<T>::artanh;
+    Vec<T> sum = Vec<T>{} + 1 / T(2 * terms + 1);
+    for (int i = terms - 1; i >= 0; --i) sum = sum * square + 1 / T(2 * i + 1);
+    value = (k > 0 ? k : Vec<T>{}) + 2 * s * sum;
+    slope = (k < 0 ? e : Vec<T>{} + 1) / (1 + e);
   }
 };
 

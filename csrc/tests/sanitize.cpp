@@ -38,9 +38,9 @@ class Buffer {
     std::memset(bytes_.get(), 0xff, count_ * size_);
   }
 
-  Buffer& fill(bool negative = true) {  // gates closed and open, numbers of both signs
+  Buffer& fill(double least = -30, double most = 100) {  // gates closed and open, numbers of both signs
     constexpr double values[] = {0.5, -1, 0, 3, -30, 0.25, 100, -2, 0.9, 1, -0.1};
-    for (i64 i = 0; i < count_; ++i) set(i, negative ? values[i % 11] : std::fabs(values[i % 11]));
+    for (i64 i = 0; i < count_; ++i) set(i, std::fmin(std::fmax(values[i % 11], least), most));
     return *this;
   }
 
@@ -196,7 +196,7 @@ void run_softmax(const Kernels& kernels, const Shape& s, i64 dtype, i64 group) {
   Buffer dv(dtype, s.elements()), ddecay(state, s.batch * scores), dbonus(state, s.batch * scores);
   Buffer scratch(state, s.batch * (34 + (s.time + 31) / 32) * size);
   scored.fill(), v.fill(), dy.fill(), decay.fill(), bonus.fill(), dend.fill();
-  begin.fill(false);  // no sum of weights is negative
+  begin.fill(0);  // no sum of weights is negative
 
   Softmax softmax{};
   softmax.dtype = dtype, softmax.reverse = s.reverse(), softmax.threads = s.threads();
@@ -244,6 +244,48 @@ void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states)
   kernels.diagonal(diagonal, false);
   du.require_written("diagonal du"), dh_0.require_written("diagonal dh_0");
   dparameters.require_written("diagonal dparameters"), dskip.require_written("diagonal dskip");
+}
+
+void run_selective(const Kernels& kernels, const Shape& s, i64 dtype, i64 states) {
+  const i64 state = state_dtype(dtype), width = s.width, size = s.batch * states * width;
+  const i64 chunks = (s.time + kSelectiveChunk - 1) / kSelectiveChunk;
+  const i64 strips = (width + kSelectiveStrip - 1) / kSelectiveStrip;
+  const Shape shared = {s.batch, s.time, states, s.time_first, s.masked};
+  const Masks masks(s);
+  Buffer x(dtype, s.elements()), delta(dtype, s.elements()), z(dtype, s.elements()), y(dtype, s.elements());
+  Buffer b(dtype, shared.elements()), c(dtype, shared.elements()), a(state, states * width), d(state, width);
+  Buffer bias(state, width), h_0(state, size), h_n(state, size), entering(state, chunks * size);
+  x.fill(), delta.fill(), z.fill(), b.fill(), c.fill(), d.fill(), bias.fill(), h_0.fill(), a.fill(-30, 0);
+
+  Selective selective{};
+  selective.dtype = dtype, selective.threads = s.threads();
+  selective.batch = s.batch, selective.time = s.time, selective.width = width, selective.states = states;
+  selective.reset = masks.reset.get(), selective.lengths = masks.lengths.get();
+  selective.x = s.view(x, dtype), selective.delta = s.view(delta, dtype);
+  selective.b = shared.view(b, dtype), selective.c = shared.view(c, dtype);
+  if (s.time_first) selective.z = s.view(z, dtype);
+  selective.a = a.data(), selective.d = d.data(), selective.bias = bias.data();
+  selective.entering = entering.data(), selective.h_0 = h_0.data();
+  selective.y = s.view(y, dtype), selective.h_n = h_n.data();
+  kernels.selective(selective, true);
+  y.require_written("selective y"), h_n.require_written("selective h_n");
+
+  Buffer dy(dtype, s.elements()), dx(dtype, s.elements()), dz(dtype, s.elements());
+  Buffer ddelta(dtype, s.elements()), da(state, size), dd(state, s.batch * width);
+  Buffer db(state, strips * shared.elements()), dc(state, strips * shared.elements());
+  Buffer dbias(state, s.batch * width), dh_n(state, size), dh_0(state, size);
+  dy.fill(), dh_n.fill();
+  selective.y = View{}, selective.h_0 = selective.h_n = nullptr;
+  selective.dy = s.view(dy, dtype), selective.dh_n = dh_n.data(), selective.dh_0 = dh_0.data();
+  selective.dx = s.view(dx, dtype), selective.ddelta = s.view(ddelta, dtype);
+  if (s.time_first) selective.dz = s.view(dz, dtype);
+  selective.db = db.data(), selective.dc = dc.data(), selective.da = da.data();
+  selective.dd = dd.data(), selective.dbias = dbias.data();
+  kernels.selective(selective, false);
+  for (const Buffer* out : {&dx, &ddelta, &db, &dc, &da, &dd, &dbias, &dh_0}) {
+    out->require_written("selective gradient");
+  }
+  if (s.time_first) dz.require_written("selective dz");
 }
 
 void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
@@ -336,6 +378,13 @@ void run(const char* name, const Kernels& kernels) {
         run_norm(kernels, dtype, 20 * rows - 19, width);
         run_gelu(kernels, dtype, 1500 * rows * width);
       }
+    }
+  }
+  constexpr Shape selectives[] = {{1, 3, 17, false, false}, {3, 0, 1, true, true}, {2, 16, 64, true, false},
+                                  {3, 35, 65, false, true}, {3, 18, 130, true, true}};
+  for (const Shape& s : selectives) {
+    for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+      for (i64 states : {1, 5}) run_selective(kernels, s, dtype, states);
     }
   }
   constexpr Shape cells[] = {{1, 3, 17, false, false}, {3, 0, 1, true, true}, {19, 3, 40, true, false},

@@ -23,8 +23,10 @@ __all__ = [
     "KVState",
     "LSTMState",
     "LinearState",
+    "MambaState",
     "MinRNNState",
     "RWKV4State",
+    "SelectiveState",
     "ShiftState",
     "SoftmaxState",
     "apply",
@@ -107,6 +109,19 @@ class RWKV4State(NamedTuple):
     channel: ConvState
 
 
+class SelectiveState(NamedTuple):
+    """State of the selective recurrence: the last h, N states for each of D channels, [B, N, D]."""
+
+    h: Tensor
+
+
+class MambaState(NamedTuple):
+    """State of a Mamba block: that of its convolution and of its selective recurrence."""
+
+    conv: ConvState
+    ssm: SelectiveState
+
+
 class MinRNNState(NamedTuple):
     """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
 
@@ -125,6 +140,8 @@ KINDS: dict[str, type] = {
         KVState,
         SoftmaxState,
         RWKV4State,
+        SelectiveState,
+        MambaState,
         MinRNNState,
     )
 }

@@ -35,7 +35,16 @@ def same_bits(f: Callable[[], tuple[Tensor, ...]]) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize(
-    "name", ["linear", "linear complex", "mingru positive", "minlstm tanh", "softmax", "softmax decaying"]
+    "name",
+    [
+        "linear",
+        "linear complex",
+        "mingru positive",
+        "minlstm tanh",
+        "softmax",
+        "softmax decaying",
+        "selective",
+    ],
 )
 def test_recurrences(name: str, case: Case) -> None:
     assert case.batch * case.time * case.width >= native.PARALLEL

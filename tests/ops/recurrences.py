@@ -14,8 +14,9 @@ from recurra.ops import native
 from recurra.ops.gated import CANDIDATES, FUSIONS, mingru_step, minlstm_step
 from recurra.ops.linear import linear_step
 from recurra.ops.loop import unroll
+from recurra.ops.selective import selective_step
 from recurra.ops.softmax import softmax_step
-from recurra.state import LinearState, SoftmaxState
+from recurra.state import LinearState, SelectiveState, SoftmaxState
 from tools import TOLERANCE
 
 Inputs = tuple[Tensor, ...]
@@ -31,8 +32,9 @@ class Row(NamedTuple):
     dtypes: tuple[torch.dtype, ...] = REAL
     keeps: tuple[float, ...] = ()  # of every gate behind the candidate; () where the inputs are a and b
     names: tuple[str, ...] = ("a", "b")
-    vectors: int = 0  # of the inputs, the last ones: one number a channel, none of time
+    vectors: int = 0  # of the inputs, the last ones: some numbers a channel, none of time
     average: bool = False  # of scores and values; its state is packed into one tensor
+    states: int = 0  # of a channel of the selective recurrence, which runs forward alone
 
 
 def _gated(cell: str, candidate: str, keeps: tuple[float, ...], **how: bool) -> Row:
@@ -60,6 +62,22 @@ def _average(scores: Tensor, values: Tensor, *rest: Any, reverse: bool) -> tuple
     return y, LinearState(torch.cat(last, -1))
 
 
+def _selective_step(
+    x: Tensor, delta: Tensor, B: Tensor, C: Tensor, *rest: Any
+) -> tuple[Tensor, SelectiveState]:
+    *z, state, A, D, bias = rest
+    return selective_step(x, delta, A, B, C, D, bias, z[0] if z else None, state)
+
+
+def _selective(x: Tensor, delta: Tensor, B: Tensor, C: Tensor, *rest: Any, reverse: bool) -> Any:
+    *z, A, D, bias, state, reset, lengths = rest
+    assert not reverse
+    return ops.selective(x, delta, A, B, C, D, bias, z[0] if z else None, state, reset, lengths)
+
+
+SELECTIVE = Row(
+    _selective_step, _selective, names=("x", "delta", "B", "C", "z", "A", "D", "bias"), vectors=3, states=5
+)
 AVERAGE = Row(_average_step, _average, REAL, (), ("scores", "values"), average=True)
 
 
@@ -71,8 +89,10 @@ ROWS: dict[str, Row] = {
     **{f"minlstm raw {c}": _gated("minlstm", c, (1, -1), normalized=False) for c in CANDIDATES},
     "softmax": AVERAGE,
     "softmax decaying": AVERAGE._replace(names=("scores", "values", "decay", "bonus"), vectors=2),
+    "selective": SELECTIVE,
+    "selective ungated": SELECTIVE._replace(names=tuple(n for n in SELECTIVE.names if n != "z"), states=1),
 }
-assert len(ROWS) == len(FUSIONS) + 4, "a fusion has no row here"
+assert len(ROWS) == len(FUSIONS) + 6, "a fusion has no row here"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -148,6 +168,8 @@ def draw(row: Row, case: Case, dtype: torch.dtype, seed: int = 0) -> Drawn:
     xs: Inputs
     if row.average:
         return _draw_average(row, case, dtype, rng)
+    if row.states:
+        return _draw_selective(row, case, dtype, rng)
     if row.keeps:
         xs = (_gates(row, case, rng, normal(*shape[:2], case.width * (1 + len(row.keeps)))),)
     else:
@@ -186,6 +208,25 @@ def _draw_average(row: Row, case: Case, dtype: torch.dtype, rng: torch.Generator
     )
     masks, dy = draw_masks(case, rng), normal(*steps, width)
     return Drawn(xs, h_0, *masks, dy.to(dtype), normal(*h_0.shape))
+
+
+# By how much a state decays in a time of 1.
+RATES = {"mixed": 1.0, "forget all": 60.0, "forget nothing": 0.0, "slowly": 0.001}
+
+
+def _draw_selective(row: Row, case: Case, dtype: torch.dtype, rng: torch.Generator) -> Drawn:
+    normal = partial(torch.randn, generator=rng, dtype=torch.promote_types(dtype, torch.float32))
+    steps, width, states = (case.batch, case.time), case.width, row.states
+    A = -RATES[case.kind] * normal(width, states).exp()
+    # One state stays gentle: a gradient through what is forgotten alone is all rounding.
+    A[0, 0] = A[0, 0].clamp(min=-1)
+    z = [normal(*steps, width)] if "z" in row.names else []
+    inputs = normal(*steps, width), normal(*steps, width), normal(*steps, states), normal(*steps, states), *z
+    xs = tuple(x.to(dtype) for x in (*inputs, A, normal(width), normal(width)))
+    h_0, dh_n, dy = (
+        normal(*s) for s in ((case.batch, states, width), (case.batch, states, width), (*steps, width))
+    )
+    return Drawn(xs, h_0, *draw_masks(case, rng), dy.to(dtype), dh_n)
 
 
 def _decays(case: Case, x: Tensor) -> Tensor:
@@ -229,9 +270,11 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def loop(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The step, once after the other."""
     reset, lengths, reverse = rest
+    reverse = reverse and not row.states
     steps, vectors = xs[: len(xs) - row.vectors], xs[len(xs) - row.vectors :]
     if not xs[0].shape[1]:
-        return steps[-1][..., : h_0.shape[-1]].clone(), h_0.clone()
+        widest = max(steps, key=lambda x: x.shape[-1])
+        return widest[..., : h_0.shape[-1]].clone(), h_0.clone()
 
     def step(*now: Any) -> Any:
         return row.step(*now, *vectors)
@@ -257,7 +300,7 @@ def compiled(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Ten
 def public(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """What one calls."""
     reset, lengths, reverse = rest
-    y, state = row.call(*xs, LinearState(h_0), reset, lengths, reverse=reverse)
+    y, state = row.call(*xs, LinearState(h_0), reset, lengths, reverse=reverse and not row.states)
     return y, state.h
 
 

@@ -10,7 +10,7 @@ from recurra import ops
 from recurra.ops import native
 from recurra.ops.gated import gated_native
 from recurra.ops.linear import linear_native
-from recurra.state import ConvState, LinearState, ShiftState, SoftmaxState
+from recurra.state import ConvState, LinearState, SelectiveState, ShiftState, SoftmaxState
 from recurrences import NATIVE
 
 B, T, D = 2, 5, 6
@@ -25,6 +25,16 @@ RIGHT: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "causal_conv": (
         ops.causal_conv,
         {"x": X, "weight": WEIGHT, "bias": torch.randn(D), "state": ConvState(torch.randn(B, 3, D))},
+    ),
+    "selective": (
+        ops.selective,
+        {
+            **dict.fromkeys(("x", "delta", "z"), X),
+            **dict.fromkeys(("B", "C"), X[..., :3]),
+            **dict.fromkeys(("D", "bias"), H[0]),
+            "A": -WEIGHT[:, :3].exp(),
+            "state": SelectiveState(torch.randn(B, 3, D)),
+        },
     ),
     "softmax": (
         ops.softmax,
@@ -75,6 +85,20 @@ WRONG: list[tuple[str, str, Any]] = [
     ("causal_conv", "bias", torch.ones(D, dtype=torch.int64)),
     ("causal_conv", "state", ConvState(torch.randn(B, 4, D))),
     ("causal_conv", "state", ConvState(torch.randn(B, 3, D).to("meta"))),
+    ("selective", "x", torch.randn(B, T)),
+    ("selective", "x", torch.ones(B, T, D, dtype=torch.int64)),
+    ("selective", "delta", torch.randn(B, T, D + 1)),
+    ("selective", "delta", X.to("meta")),
+    ("selective", "A", torch.randn(3, D)),
+    ("selective", "A", torch.randn(D)),
+    ("selective", "B", torch.randn(B, T, 4)),
+    ("selective", "C", torch.randn(B, T + 1, 3)),
+    ("selective", "C", torch.ones(B, T, 3, dtype=torch.int64)),
+    ("selective", "D", torch.randn(D + 1)),
+    ("selective", "bias", torch.randn(D).to("meta")),
+    ("selective", "z", torch.randn(B, T, 1)),
+    ("selective", "state", SelectiveState(torch.randn(B, D, 3))),
+    ("selective", "state", SelectiveState(torch.randn(B, 3, D).to("meta"))),
     ("softmax", "scores", torch.randn(B, T, 4)),
     ("softmax", "scores", torch.randn(B, T, 0)),
     ("softmax", "scores", torch.randn(B, T)),

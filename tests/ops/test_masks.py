@@ -15,9 +15,10 @@ from recurra.ops.causal_conv import causal_conv_step
 from recurra.ops.diagonal import diagonal_step
 from recurra.ops.gated import mingru_step, minlstm_step
 from recurra.ops.linear import linear_step
+from recurra.ops.selective import selective_step
 from recurra.ops.softmax import softmax_step
 from recurra.ops.token_shift import token_shift_step
-from recurra.state import ConvState, LinearState, ShiftState, SoftmaxState, select
+from recurra.state import ConvState, LinearState, SelectiveState, ShiftState, SoftmaxState, select
 from recurrences import NATIVE
 from tools import close
 
@@ -41,6 +42,13 @@ def _averages(*vectors: Tensor) -> tuple[Op, Op, Callable[[], Any]]:
         lambda x, s: softmax_step(x[..., :2], x[..., 2:], s, **how),
         _average,
     )
+
+
+def _selective(x: Tensor) -> dict[str, Tensor]:
+    """Two channels of three states each."""
+    parts = dict(zip(("x", "delta", "z"), x.chunk(3, -1), strict=True))
+    fixed = {"A": -torch.arange(1.0, 7).view(2, 3), "D": BIAS[:2], "bias": BIAS[2:4]}
+    return {**parts, "B": x[..., :3], "C": x[..., 3:], **fixed}
 
 
 # (x [B, T, 6], state, reset, lengths) -> (y, state); its step; some state. Each reads x as it needs.
@@ -68,6 +76,13 @@ OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
         lambda x, *rest: ops.diagonal(x, *MATRICES, BIAS, *rest),
         lambda x, s: diagonal_step(x, s, *MATRICES, BIAS),
         lambda: LinearState(torch.randn(BATCH, WIDTH, 3, dtype=torch.complex64)),
+    ),
+    "selective": (
+        lambda x, *rest: ops.selective(
+            **_selective(x), **dict(zip(("state", "reset", "lengths"), rest, strict=False))
+        ),
+        lambda x, s: selective_step(**_selective(x), state=s),
+        lambda: SelectiveState(torch.randn(BATCH, 3, 2)),
     ),
     "token_shift": (ops.token_shift, token_shift_step, lambda: ShiftState(torch.randn(BATCH, WIDTH))),
 }

@@ -18,6 +18,8 @@ from recurra.ops.gated import OP as GATED
 from recurra.ops.linear import BACKWARD as LINEAR_BACKWARD
 from recurra.ops.linear import OP as LINEAR
 from recurra.ops.project import OP as PROJECT
+from recurra.ops.selective import BACKWARD as SELECTIVE_BACKWARD
+from recurra.ops.selective import OP as SELECTIVE
 from recurra.ops.softmax import BACKWARD as SOFTMAX_BACKWARD
 from recurra.ops.softmax import OP as SOFTMAX
 from recurrences import LAYOUTS, NATIVE, ROWS, Case, Drawn, draw
@@ -97,6 +99,19 @@ def test_opcheck_softmax(case: Case, layout: str, utils: Any, dtype: torch.dtype
     _check(SOFTMAX_BACKWARD, steps[2], dstate, *arguments, utils=utils)
 
 
+@NATIVE
+@pytest.mark.parametrize(("dtype", "gated"), [(torch.float32, False), (torch.bfloat16, True)])
+@pytest.mark.parametrize(("case", "layout", "utils"), CHECKS)
+def test_opcheck_selective(case: Case, layout: str, utils: Any, dtype: torch.dtype, gated: bool) -> None:
+    (*steps, A, D, bias), h_0, reset, lengths, dy, dh_n = draw(ROWS["selective"], case, dtype)
+    x, delta, B, C, z, dy = (LAYOUTS[layout](x) for x in (*steps, dy))
+    parameters = (p.to(h_0.dtype) for p in (A.t(), D, bias))
+    arguments = (x, delta, B, C, z if gated else z[..., :0].clone(), *parameters, h_0)
+    _check(SELECTIVE, *arguments, reset, lengths, utils=utils)
+    entering = SELECTIVE(*arguments, reset, lengths)[2].nan_to_num()
+    _check(SELECTIVE_BACKWARD, dy, dh_n, *arguments, entering, reset, lengths, utils=utils)
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (2, 9, 5), (2, 40, 5), (0, 5), (5,), (3, 0)])
 def test_opcheck_project(shape: tuple[int, ...]) -> None:
     x, weight = torch.randn(*shape), torch.randn(7, shape[-1])
@@ -115,12 +130,27 @@ def _matrices(x: Tensor) -> tuple[Tensor, ...]:
     return a, a, a, half[:, 0]
 
 
+def _fixed(x: Tensor) -> tuple[Tensor, ...]:
+    """A, D and the bias of two channels of three states."""
+    A = torch.tensor([[-1.0, -0.1, -3], [0, -2, -0.5]])
+    return A.to(x.dtype), torch.ones(2, dtype=x.dtype), torch.ones(2, dtype=x.dtype)
+
+
 COMPILED: dict[str, Callable[..., Any]] = {
     "linear": lambda x, *masks: ops.linear(x[..., :6].sigmoid(), x[..., 6:], None, *masks),
     "linear reversed": lambda x, *masks: ops.linear(x[..., :6], x[..., 6:], None, *masks, reverse=True),
     "mingru": lambda x, *masks: ops.mingru(x, None, *masks),
     "minlstm": lambda x, *masks: ops.minlstm(x, None, *masks, reverse=True),
     "causal_conv": lambda x, *masks: ops.causal_conv(x, torch.ones(12, 4, dtype=x.dtype), None, None, *masks),
+    "selective": lambda x, *masks: ops.selective(
+        *x[..., :4].split(2, -1),
+        *_fixed(x)[:1],
+        *x[..., 4:10].split(3, -1),
+        *_fixed(x)[1:],
+        x[..., 10:],
+        None,
+        *masks,
+    ),
     "softmax": lambda x, *masks: ops.softmax(x[..., :4], x[..., 4:], None, *masks),
     "softmax reversed": lambda x, *masks: ops.softmax(
         x, x.cos(), None, *masks, decay=torch.ones(12), bonus=torch.ones(12), reverse=True
@@ -198,7 +228,7 @@ def test_compile_of_a_transform_is_right_or_raises(name: str) -> None:
 # Autocast: a layer is a product, in bf16, and a recurrence that takes what it gets.
 
 
-@pytest.mark.parametrize("name", ["mingru", "minlstm", "causal_conv", "softmax", "token_shift"])
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "causal_conv", "selective", "softmax", "token_shift"])
 def test_autocast(name: str) -> None:
     x, weight = torch.randn(2, 9, 8), torch.randn(12, 8, requires_grad=True)
 
@@ -209,7 +239,7 @@ def test_autocast(name: str) -> None:
         y, state = layer()
     want = layer()
     assert y.dtype == torch.bfloat16
-    if name in ("mingru", "minlstm", "softmax"):
+    if name in ("mingru", "minlstm", "selective", "softmax"):
         assert state[0].dtype == torch.float32
     close(y, want[0], eps=8)
     (grad,) = torch.autograd.grad(y.float().sum(), weight)

@@ -45,7 +45,7 @@ def test_strided_inputs(form: Any, name: str, case: Case, data: st.DataObject) -
     drawn = draw(row, case, data.draw(st.sampled_from(row.dtypes)))
 
     def lay_out(x: Tensor) -> Tensor:
-        return x if x.ndim == 1 else LAYOUTS[data.draw(ANY_LAYOUT)](x)
+        return x if x.ndim < 3 else LAYOUTS[data.draw(ANY_LAYOUT)](x)
 
     drawn = drawn._replace(xs=tuple(lay_out(x) for x in drawn.xs), dy=lay_out(drawn.dy))
     drawn = drawn._replace(h_0=lay_out(drawn.h_0[:, None])[:, 0], dh_n=lay_out(drawn.dh_n[:, None])[:, 0])

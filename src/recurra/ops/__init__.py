@@ -12,6 +12,7 @@ from recurra.ops.gelu import gelu
 from recurra.ops.linear import linear
 from recurra.ops.norm import add_rms_norm, rms_norm
 from recurra.ops.project import project
+from recurra.ops.selective import selective
 from recurra.ops.softmax import softmax
 from recurra.ops.token_shift import token_shift
 
@@ -29,6 +30,7 @@ __all__ = [
     "minlstm",
     "project",
     "rms_norm",
+    "selective",
     "softmax",
     "token_shift",
 ]

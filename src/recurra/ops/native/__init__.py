@@ -9,10 +9,12 @@ from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, leve
 from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
+from recurra.ops.native.selectives import CHUNK, selective, selective_backward
 from recurra.ops.native.softmaxes import softmax, softmax_backward
 from recurra.ops.native.tape import NotRecordableError, Tape, recording
 
 __all__ = [
+    "CHUNK",
     "GATES",
     "LEVELS",
     "MAX_TAPS",
@@ -45,6 +47,8 @@ __all__ = [
     "scan",
     "scan_backward",
     "select",
+    "selective",
+    "selective_backward",
     "softmax",
     "softmax_backward",
     "takes",

@@ -36,6 +36,8 @@ EXPORTS = (
     "softmax_backward",
     "diagonal_forward",
     "diagonal_backward",
+    "selective_forward",
+    "selective_backward",
     "matvec",
     "layer_step",
     "product",
