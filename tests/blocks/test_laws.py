@@ -28,7 +28,8 @@ class Kind(NamedTuple):
 
 def _bare(name: str) -> dict[str, Any]:
     """Without what can be left out, and with another size or norm, as far as the block has such a choice."""
-    bare = {"conv": 0, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
+    conv = 1 if name == "mamba" else 0  # of which the conv is no option
+    bare = {"conv": conv, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
     return {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
 
 

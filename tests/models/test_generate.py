@@ -14,7 +14,7 @@ VOCABULARY = 13
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 3, 9, 3]]
 
 
-RECURRENT = [["mingru", "minlstm"], ["mingru"], ["s4d"], ["s4"]]
+RECURRENT = [["mingru", "minlstm"], ["mingru"], ["mamba"], ["s4d"], ["s4"]]
 
 
 @pytest.fixture(name="model", params=[*RECURRENT, ["transformer"]], ids="-".join)

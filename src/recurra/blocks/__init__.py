@@ -1,6 +1,7 @@
 """What papers stack into models, width -> width with norm and residual inside: one file a paper."""
 
 from recurra.blocks.aaren import AarenBlock, AarenConfig
+from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.s4 import S4Block, S4Config
@@ -11,6 +12,8 @@ __all__ = [
     "BLOCKS",
     "AarenBlock",
     "AarenConfig",
+    "MambaBlock",
+    "MambaConfig",
     "MinRNNBlock",
     "MinRNNConfig",
     "RWKV4Block",

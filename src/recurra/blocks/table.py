@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 from torch import nn
 
 from recurra.blocks.aaren import AarenBlock, AarenConfig
+from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.s4 import S4Block, S4Config
@@ -83,6 +84,13 @@ BLOCKS: dict[str, Row] = {
         {"layer": "s4d"},
         "h = a h + b u, y = 2 Re(c h) + d u, a diagonal, complex, the same at every step",
         "arXiv 2206.11893, section 4",
+    ),
+    "mamba": Row(
+        MambaConfig,
+        MambaBlock,
+        {},
+        "h = exp(d A) h + d B x, y = (C h + D x) silu(z), d, B, C of x",
+        "arXiv 2312.00752, sections 3.2 and 3.4",
     ),
     "transformer": Row(
         TransformerConfig,

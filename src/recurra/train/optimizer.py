@@ -10,7 +10,7 @@ __all__ = ["adamw", "rate"]
 # Gates: decay would pull them to z = 1/2, a memory of two steps.
 GATES = {"weight_ih", "bias_ih"}
 # Poles of a state space: decay would pull them to one time scale.
-POLES = {"log_a_real", "a_imag", "rank_one"}
+POLES = {"log_a_real", "a_imag", "rank_one", "A_log"}
 FLOOR = 0.1
 
 
