@@ -12,7 +12,7 @@ from recurra.blocks.table import BLOCKS
 from recurra.cli import bench
 
 PNG = b"\x89PNG\r\n\x1a\n"
-PAST = {"gru": [(192, 64, True)], "lstm": [(256, 64, True)]}
+PAST = {"gru": [(192, 64)], "lstm": [(256, 64)]}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def made(monkeypatch):
 
         def run(x, weight, bias, added):
             if x.numel() > x.shape[-1]:
-                seen.append((*weight.shape, bias is not None))
+                seen.append(tuple(weight.shape))
             return form(x, weight, bias, added)
 
         monkeypatch.setattr(house, name, run)
@@ -47,7 +47,7 @@ def test_the_products_are_those_that_a_block_makes(made, model):
     """And that of a past of its own, which a GRU and an LSTM make inside their loop."""
     block = Size(model, 64).build()
     block(torch.randn(2, 20, 64))
-    assert sorted(products.matrices(block)) == sorted(made + PAST.get(model, []))
+    assert sorted(size[:2] for size in products.matrices(block)) == sorted(made + PAST.get(model, []))
 
 
 @pytest.mark.parametrize("model", BLOCKS)
