@@ -3,11 +3,8 @@ import torch
 
 from recurra.bench import peers
 from recurra.bench.products import LINEAR, PROJECT
-from recurra.blocks.table import BLOCKS
 from recurra.cli import bench
 from tools import close
-
-PRESENT = [name for name, rival in peers.RIVALS.items() if rival.model in BLOCKS]
 
 
 @pytest.fixture
@@ -18,8 +15,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(peers, "RIVALS", short)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("rival", PRESENT)
+@pytest.mark.parametrize("rival", peers.RIVALS)
 def test_every_run_makes_a_gradient_of_its_input(tiny, rival):
     runs = peers.runs(rival, 16)
     assert (LINEAR in runs) == (PROJECT in runs) == (rival != peers.S4D)
@@ -32,27 +28,25 @@ def test_every_run_makes_a_gradient_of_its_input(tiny, rival):
             leaf.grad = None
 
 
-@pytest.mark.skipif(peers.S4D not in PRESENT, reason="no block has an S4D layer")
 def test_the_convolution_is_the_layer():
     layer, x = peers.RIVALS[peers.S4D].build(8), torch.randn(2, 50, 8)
     close(peers.Convolution(layer)(x), layer(x)[0])
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_peers_leave_csv_and_record(tiny, tmp_path, monkeypatch, read):
     monkeypatch.setattr(bench.model_bench, "run", lambda *_: iter([[], [], []]))
     monkeypatch.setattr(bench, "leave", lambda *_: None)
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "transformers" else name)
     bench.models("mingru", width=16, peers=True, repeats=1, threads=1, out=tmp_path)
     rows = {(row["model"], row["part"]): row for row in read(tmp_path / "peers.csv")}
-    for name, rival in ((n, p.rival) for n, p in peers.PEERS.items() if p.rival in PRESENT):
+    for name, peer in peers.PEERS.items():
         for part in (peers.FORWARD, peers.BOTH):
             row = rows[name, part]
-            assert row["table"] == rival
-            if peers.PEERS[name].package == "transformers":
+            assert row["table"] == peer.rival
+            if peer.package == "transformers":
                 assert row["not_run"] == "transformers is not installed"
             else:
                 assert float(row["over_recurra"]) > 0
-    for name in PRESENT:
+    for name in peers.RIVALS:
         assert bool(rows[name, peers.BOTH]["over_linear"]) == (name != peers.S4D)
     assert (tmp_path / "peers.json").exists()

@@ -12,7 +12,6 @@ from recurra.bench.models import BATCH, BOTH, FORWARD, TIMES, Calls, Say, Size, 
 from recurra.bench.products import LINEAR, PROJECT, Products, matrices
 from recurra.bench.report import Row, need
 from recurra.bench.timing import Timing, interleave
-from recurra.blocks.table import BLOCKS
 
 MAMBA, TIME_MIX, S4D, AAREN = "Mamba block", "RWKV-4 time mix", "S4D layer", "Aaren layer"
 COLUMNS = (
@@ -159,7 +158,6 @@ def beside(rival: str, part: str, width: int, repeats: int, say: Say) -> list[Ro
 def run(width: int, repeats: int, threads: int, say: Say) -> list[Row]:
     """All rows, forward and with backward."""
     torch.set_num_threads(threads)
-    present = [name for name, rival in RIVALS.items() if rival.model in BLOCKS]
     return [
-        row for name in present for part in (FORWARD, BOTH) for row in beside(name, part, width, repeats, say)
+        row for name in RIVALS for part in (FORWARD, BOTH) for row in beside(name, part, width, repeats, say)
     ]
