@@ -61,8 +61,8 @@ def loop(u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, h_0: Tensor, 
     if not u.shape[1]:
         return u.clone(), h_0.clone()
     step = partial(module.diagonal_step, a=a, b=b, c=c, skip=skip)
-    y, state = unroll(step, (u,), LinearState(h_0), *masks)
-    return y, state.h
+    y, state = unroll(step, (u,), LinearState(module.planes(h_0)), *masks)
+    return y, module.from_planes(state.h)
 
 
 def _form(name: str, u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, *rest: Any) -> Any:
@@ -76,8 +76,8 @@ def _form(name: str, u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, *
 def public(*inputs: Any) -> Any:
     """What one calls."""
     *parts, h_0, reset, lengths = inputs
-    y, state = ops.diagonal(*parts, LinearState(h_0), reset, lengths)
-    return y, state.h
+    y, state = ops.diagonal(*parts, LinearState(module.planes(h_0)), reset, lengths)
+    return y, module.from_planes(state.h)
 
 
 def plain(*inputs: Any) -> Any:
@@ -203,12 +203,18 @@ def test_every_instruction_set(level: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({0: torch.zeros(3, 5)}, r"u must be floating point \[batch, time, width\]"),
-        ({1: torch.zeros(4, 2, dtype=torch.complex64)}, r"a must be \[3, states\], got \[4, 2\]"),
-        ({2: torch.zeros(3, 1, dtype=torch.complex64)}, r"b must be \[3, states\], got \[3, 1\]"),
+        ({0: torch.zeros(3, 5)}, r"u must be floating point \[batch, time, 3\], got torch.float32 \[3, 5\]"),
+        (
+            {k: torch.zeros(4, 2, dtype=torch.complex64) for k in (1, 2, 3)},
+            r"u must be floating point \[batch, time, 4\]",
+        ),
+        (
+            {2: torch.zeros(3, 1, dtype=torch.complex64)},
+            r"b must be complex \[width, states\], got torch.complex64 \[3, 1\]",
+        ),
         ({3: torch.zeros(3, 2)}, "c must be complex"),
-        ({4: torch.zeros(2)}, r"skip must be \[3\], got \[2\]"),
-        ({5: LinearState(torch.zeros(2, 3, 1))}, r"state must be \[2, 3, 2\]"),
+        ({4: torch.zeros(2)}, r"skip must be real \[3\], got torch.float32 \[2\]"),
+        ({5: LinearState(torch.zeros(2, 3, 1))}, r"state must be \[2, 2, 2, 3\]"),
     ],
 )
 def test_errors_name_the_argument(change: dict[int, Any], said: str) -> None:

@@ -75,7 +75,7 @@ OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
     "diagonal": (
         lambda x, *rest: ops.diagonal(x, *MATRICES, BIAS, *rest),
         lambda x, s: diagonal_step(x, s, *MATRICES, BIAS),
-        lambda: LinearState(torch.randn(BATCH, WIDTH, 3, dtype=torch.complex64)),
+        lambda: LinearState(torch.randn(BATCH, 3, 2, WIDTH)),
     ),
     "selective": (
         lambda x, *rest: ops.selective(

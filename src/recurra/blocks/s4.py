@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, glu
+from torch.nn.functional import dropout, glu
 
 from recurra.layers.hippo import DIAGONALS
 from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
+from recurra.ops.gelu import gelu
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
-from recurra.parts.norm import NORMS
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 from recurra.state import LinearState
 
 __all__ = ["S4Block", "S4Config"]
@@ -80,7 +81,8 @@ class S4Block(nn.Module):
     Raises ValueError that names the argument.
     """
 
-    # An optional submodule: torch's own type knows of none.
+    # Optional submodules: torch's own types know of none.
+    mlp_norm: RMSNorm | LayerNorm | None
     mlp: MLP | None
 
     def __init__(self, config: S4Config) -> None:
@@ -115,14 +117,13 @@ class S4Block(nn.Module):
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the state space, each position by itself."""
-        x = x + self._drop(glu(self.out(gelu(y))))
-        if self.mlp is not None and self.mlp_norm is not None:
-            x = x + self._drop(self.mlp(self.mlp_norm(x)))
-        return x
-
-    def _drop(self, y: Tensor) -> Tensor:
-        p = self.config.dropout
-        return dropout(y, p) if p and self.training else y
+        p = self.config.dropout if self.training else 0.0
+        mixed = glu(self.out(gelu(y)))
+        mixed = dropout(mixed, p) if p else mixed
+        if self.mlp is None or self.mlp_norm is None:
+            return x + mixed
+        x, normed = self.mlp_norm.after(x, mixed)
+        return x + dropout(self.mlp(normed), p) if p else self.mlp(normed, x)
 
     def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
         width = self.config.width

@@ -10,7 +10,7 @@ from recurra import state as states
 from recurra.ops.attention import attention, attention_step
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
-from recurra.parts.norm import NORMS
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 from recurra.state import KVState
 
 __all__ = ["TransformerBlock", "TransformerConfig"]
@@ -67,7 +67,8 @@ class TransformerBlock(nn.Module):
     heads in order, a rotary pair side by side. Raises ValueError that names the argument.
     """
 
-    # An optional submodule: torch's own type knows of none.
+    # Optional submodules: torch's own types know of none.
+    mlp_norm: RMSNorm | LayerNorm | None
     mlp: SwiGLU | None
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -109,14 +110,12 @@ class TransformerBlock(nn.Module):
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the attention, each position by itself."""
-        x = x + self._drop(self.out(y))
-        if self.mlp is not None and self.mlp_norm is not None:
-            x = x + self._drop(self.mlp(self.mlp_norm(x)))
-        return x
-
-    def _drop(self, y: Tensor) -> Tensor:
-        p = self.config.dropout
-        return dropout(y, p) if p and self.training else y
+        p = self.config.dropout if self.training else 0.0
+        if self.mlp is None or self.mlp_norm is None:
+            return x + dropout(self.out(y), p) if p else self.out(y, x)
+        out = self.out(y)
+        x, normed = self.mlp_norm.after(x, dropout(out, p) if p else out)
+        return x + dropout(self.mlp(normed), p) if p else self.mlp(normed, x)
 
     def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
         width = self.config.width

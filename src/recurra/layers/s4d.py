@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.layers.hippo import DIAGONALS
-from recurra.ops.diagonal import diagonal, diagonal_step
+from recurra.ops.diagonal import diagonal_by_planes, layer_step, planes
 from recurra.ops.linear import start, state_dtype
 from recurra.ops.registry import unobserved
 from recurra.state import LinearState
@@ -64,8 +64,8 @@ class S4DLayer(nn.Module):
     arXiv 2206.11893, equations 1 and 2 and section 4.  x [B, T, D]; N = `states` complex states, one of
     each conjugate pair (N = 64 in the paper: 32 here); A = -exp(log_a_real) + i a_imag [D, N], drawn as
     init says: `legs`, `inv`, `lin` or `real`; discretisation: `zoh` or `bilinear`, with step exp(log_dt)
-    in [dt_min, dt_max]. B is 1, as its product with C [D, N, 2] alone matters. The state, [B, D, N]
-    complex, is kept in at least complex64. Raises ValueError that names the argument.
+    in [dt_min, dt_max]. B is 1, as its product with C [D, N, 2] alone matters. The state,
+    [B, N, 2, D] real and imaginary parts, is kept in at least fp32. Raises ValueError.
     """
 
     def __init__(
@@ -103,25 +103,26 @@ class S4DLayer(nn.Module):
     ) -> tuple[Tensor, LinearState]:
         """y [B, T, D] and the last state, from x [B, T, D]; masks as in `ops.masks`."""
         check_width("x", x, ("batch", "time"), self.skip)
-        return diagonal(x, *self._constants(), state, reset, lengths)
+        parameters, skip = self._kept(self._constants, list(self.parameters()))
+        return diagonal_by_planes(x, parameters, skip, state, reset, lengths)
 
     def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """One step: y_t [B, D] and the state, from x_t [B, D]."""
         check_width("x_t", x_t, ("batch",), self.skip)
-        a, b, c, skip = self._kept(self._constants, list(self.parameters()))
-        like = x_t[:, None, :, None].expand(-1, -1, -1, a.shape[1]).to(a.dtype)
-        y, state = diagonal_step(x_t, LinearState(start(state, like)), a, b, c, skip)
-        return y, state
+        parameters, skip = self._kept(self._constants, list(self.parameters()))
+        like = x_t[:, None, None, None].expand(-1, -1, len(parameters), 2, -1)
+        return layer_step(x_t, LinearState(start(state, like)), parameters, skip)
 
-    def _constants(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the recurrence multiplies by, in at least fp32."""
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        """What the recurrence multiplies by, in at least fp32, and D."""
         dtype = state_dtype(self.c.dtype)
         log_dt, log_a_real, a_imag, c, skip = (
             p.to(dtype) for p in (self.log_dt, self.log_a_real, self.a_imag, self.c, self.skip)
         )
         a = torch.complex(-log_a_real.exp(), a_imag)
         a_bar, b_bar = DISCRETISATIONS[self.discretisation](log_dt.exp()[:, None], a)
-        return a_bar, b_bar, 2 * torch.view_as_complex(c), skip
+        abc = torch.stack([a_bar, b_bar, 2 * torch.view_as_complex(c)])
+        return planes(abc).movedim(1, 0).contiguous(), skip
 
     def extra_repr(self) -> str:
         return f"{self.width}, {self.c.shape[1]}, init={self.init!r}, discretisation={self.discretisation!r}"

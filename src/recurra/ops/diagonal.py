@@ -16,7 +16,7 @@ from recurra.ops import native
 from recurra.ops.linear import linear_pullback, recur, start, state_dtype
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check, living, widen
-from recurra.ops.registry import define, pullback, transforms_active
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import LinearState
 
 __all__ = ["convolve", "diagonal", "diagonal_step"]
@@ -26,8 +26,18 @@ def diagonal_step(
     u: Tensor, state: LinearState, a: Tensor, b: Tensor, c: Tensor, skip: Tensor
 ) -> tuple[Tensor, LinearState]:
     """h = a h + b u_t, y_t = Re(sum_n c h) + skip u_t for u_t [B, D]: the definition."""
-    h = a * state.h + b * u[..., None]
-    return (_read(c, h) + skip * u).to(u.dtype), LinearState(h)
+    h = a * from_planes(state.h) + b * u[..., None]
+    return (_read(c, h) + skip * u).to(u.dtype), LinearState(planes(h))
+
+
+def layer_step(u: Tensor, state: LinearState, parameters: Tensor, skip: Tensor) -> tuple[Tensor, LinearState]:
+    """`diagonal_step` by planes [N, 3, 2, D] of a, b, c; where nothing watches, one call of the kernels."""
+    if native.takes(u) and unobserved(u, state.h, parameters):
+        # Views: whoever records the call holds on to the memory of these.
+        given = parameters.detach(), skip.detach()
+        y, h = native.diagonal(u[:, None], *given, state.h, (None, None))
+        return y[:, 0], LinearState(h)
+    return diagonal_step(u, state, *_abc(parameters), skip)
 
 
 def _read(c: Tensor, h: Tensor) -> Tensor:
@@ -57,8 +67,8 @@ def diagonal_loop(
         return u.clone(), h_0.clone()
     a, b, c = _abc(parameters)
     step = partial(diagonal_step, a=a, b=b, c=c, skip=skip)
-    y, state = unroll(step, (u,), LinearState(from_planes(h_0)), reset, lengths)
-    return y, planes(state.h)
+    y, state = unroll(step, (u,), LinearState(h_0), reset, lengths)
+    return y, state.h
 
 
 def diagonal_open(
@@ -223,24 +233,38 @@ def diagonal(
     """h_t = a h_{t-1} + b u_t, y_t = Re(sum_n c h_t) + skip u_t, in each channel.
 
     u [B, T, D] real; a, b, c [D, N] complex, |a| at most 1 where rows are long; skip [D]; state.h
-    [B, D, N] complex, zeros where None; reset, lengths as in `ops.masks`. Returns y [B, T, D] in the
-    dtype of u and the last state in at least complex64. Raises ValueError that names the argument.
+    [B, N, 2, D], real and imaginary parts, zeros where None; reset, lengths as in `ops.masks`. Returns y
+    [B, T, D] in the dtype of u and the last state in at least fp32. Raises ValueError that names the
+    argument.
     """
-    if u.ndim != 3 or not u.is_floating_point():
-        raise ValueError(f"u must be floating point [batch, time, width], got {u.dtype} {list(u.shape)}")
-    for name, x, axes in (("a", a, 2), ("b", b, 2), ("c", c, 2), ("skip", skip, 1)):
-        if x.ndim != axes or x.shape[0] != u.shape[2] or x.shape != a.shape[:axes]:
-            raise ValueError(f"{name} must be [{u.shape[2]}{', states' * (axes - 1)}], got {list(x.shape)}")
-        if x.is_complex() != (axes == 2):
-            raise ValueError(f"{name} must be {'complex' if axes == 2 else 'real'}, got {x.dtype}")
+    for name, x in (("a", a), ("b", b), ("c", c)):
+        if x.ndim != 2 or x.shape != a.shape or not x.is_complex():
+            raise ValueError(f"{name} must be complex [width, states], got {x.dtype} {list(x.shape)}")
+    parameters = planes(torch.stack([a, b, c])).movedim(1, 0)
+    return diagonal_by_planes(u, parameters, skip, state, reset, lengths)
+
+
+def diagonal_by_planes(
+    u: Tensor,
+    parameters: Tensor,
+    skip: Tensor,
+    state: LinearState | None,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, LinearState]:
+    """`diagonal` of planes [N, 3, 2, D] of a, b and c."""
+    width = parameters.shape[-1]
+    if u.ndim != 3 or u.shape[2] != width or not u.is_floating_point():
+        raise ValueError(f"u must be floating point [batch, time, {width}], got {u.dtype} {list(u.shape)}")
+    if tuple(skip.shape) != (width,) or skip.is_complex():
+        raise ValueError(f"skip must be real [{width}], got {skip.dtype} {list(skip.shape)}")
     reset, lengths = check(u.shape[0], u.shape[1], u.device, reset, lengths)
     real = state_dtype(u.dtype)
-    like = u[:, :1, :, None].to(torch.promote_types(real, torch.complex64)).expand(-1, -1, *a.shape)
-    h_0 = start(state, like)
-    parameters = planes(torch.stack([a, b, c])).movedim(1, 0).to(real)
+    h_0 = start(state, u[:, :1, None, None].expand(-1, -1, len(parameters), 2, -1))
+    inputs = u, parameters.to(real), skip.to(real)
     if u.is_cpu or state is not None or reset is not None or lengths is not None or not u.shape[1]:
         form = diagonal_open if transforms_active() else OP
-        y, h_n = form(u, parameters, skip.to(real), planes(h_0), reset, lengths)
+        y, h_n = form(*inputs, h_0, reset, lengths)
     else:  # no kernel to keep the states out of memory
-        y, h_n = diagonal_fft(u, parameters, skip.to(real))
-    return y, LinearState(from_planes(h_n))
+        y, h_n = diagonal_fft(*inputs)
+    return y, LinearState(h_n)

@@ -22,7 +22,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """y = W_2 (silu(G x) * U x), each position by itself; x, y [..., width], inside `hidden`; no biases.
+    """y = W_2 (silu(G x) * U x) + added, each position by itself; x [..., width], no biases.
 
     arXiv 2002.05202, equation 6. up [2 hidden, width] = [G | U].
     """
@@ -31,7 +31,7 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.up, self.down = Linear(width, 2 * hidden, bias=False), Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         gate, value = self.up(x).chunk(2, -1)
-        y: Tensor = self.down(silu(gate) * value)
+        y: Tensor = self.down(silu(gate) * value, added)
         return y
