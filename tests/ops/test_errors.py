@@ -8,6 +8,7 @@ import torch
 
 from recurra import ops
 from recurra.ops import native
+from recurra.ops.causal_conv import conv_step
 from recurra.ops.gated import gated_native
 from recurra.ops.linear import linear_native
 from recurra.state import ConvState, LinearState, SelectiveState, ShiftState, SoftmaxState
@@ -47,10 +48,18 @@ RIGHT: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "token_shift": (ops.token_shift, {"x": X, "state": ShiftState(H)}),
-    "project": (ops.project, {"x": X, "weight": WEIGHT.t(), "bias": torch.randn(4)}),
+    "project": (
+        ops.project,
+        {"x": X, "weight": WEIGHT.t(), "bias": torch.randn(4), "added": torch.randn(B, T, 4)},
+    ),
+    "conv_step": (
+        conv_step,
+        {"x": H, "state": ConvState(torch.randn(B, 3, D)), "weight": WEIGHT, "bias": torch.randn(D)},
+    ),
+    "norm": (ops.add_rms_norm, {"x": X, "added": X, "weight": torch.rand(D)}),
 }
 MASKS = {"reset": torch.zeros(B, T, dtype=torch.bool), "lengths": torch.tensor([T, 2])}
-TIMED = [name for name in RIGHT if name != "project"]
+TIMED = [name for name in RIGHT if name not in ("project", "conv_step", "norm")]
 
 # op, argument, something wrong for it.
 WRONG: list[tuple[str, str, Any]] = [
@@ -123,6 +132,24 @@ WRONG: list[tuple[str, str, Any]] = [
     ("project", "bias", torch.randn(5)),
     ("project", "bias", torch.randn(3)),
     ("project", "bias", torch.randn(4).to("meta")),
+    ("project", "x", torch.tensor(1.0)),
+    ("project", "added", torch.randn(B, T, D)),
+    ("project", "added", torch.randn(T, 4)),
+    ("project", "added", torch.randn(B, T, 4).to("meta")),
+    ("conv_step", "x", H[0]),
+    ("conv_step", "weight", torch.randn(D + 1, 4)),
+    ("conv_step", "bias", torch.randn(D + 1)),
+    ("conv_step", "bias", torch.randn(D).to("meta")),
+    ("conv_step", "state", ConvState(torch.randn(1, 3, D))),
+    ("conv_step", "state", ConvState(torch.randn(B, 4, D))),
+    ("conv_step", "state", ConvState(torch.randn(B, 3, D).to("meta"))),
+    ("norm", "x", torch.tensor(1.0)),
+    ("norm", "x", torch.ones(B, T, D, dtype=torch.int64)),
+    ("norm", "weight", torch.rand(D + 1)),
+    ("norm", "weight", torch.rand(1, D)),
+    ("norm", "weight", torch.rand(D).to("meta")),
+    ("norm", "added", H),
+    ("norm", "added", X.to("meta")),
     *((name, "reset", torch.zeros(B, T)) for name in TIMED),
     *((name, "reset", torch.zeros(B, T + 1, dtype=torch.bool)) for name in TIMED),
     *((name, "reset", torch.zeros(T, dtype=torch.bool)) for name in TIMED),
@@ -135,17 +162,24 @@ WRONG: list[tuple[str, str, Any]] = [
 ]
 
 
+# Without gradients some kernels are called past the dispatcher, which would have looked at devices.
+GRADIENTS = pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "no gradients"])
+
+
+@GRADIENTS
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right_passes(name: str) -> None:
+def test_what_is_right_passes(name: str, gradients: bool) -> None:
     op, arguments = RIGHT[name]
-    op(**arguments, **(MASKS if name in TIMED else {}))
+    with torch.set_grad_enabled(gradients):
+        op(**arguments, **(MASKS if name in TIMED else {}))
 
 
+@GRADIENTS
 @pytest.mark.parametrize(("name", "argument", "wrong"), WRONG)
-def test_the_argument_is_named(name: str, argument: str, wrong: Any) -> None:
+def test_the_argument_is_named(name: str, argument: str, wrong: Any, gradients: bool) -> None:
     """And what came for it is told, so that nobody has to print it."""
     op, arguments = RIGHT[name]
-    with pytest.raises(ValueError, match=rf"\b{argument}\b") as error:
+    with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match=rf"\b{argument}\b") as error:
         op(**{**arguments, argument: wrong})
     got = wrong[0] if isinstance(wrong, tuple) else wrong
     if isinstance(got, torch.Tensor):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 from torch.nn.functional import linear
+from torch.testing._internal.two_tensor import TwoTensor
 
 from recurra import ops
 from recurra.ops import native
@@ -58,6 +59,11 @@ def served_by(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None) -> Tensor:
+    y = linear(x, weight, bias)
+    return y if added is None else y + added
+
+
 def _all(f: Any, *inputs: Tensor | None) -> list[Tensor]:
     """y, the gradients of all inputs, and those of a function of these."""
     leaves = [x for x in inputs if x is not None]
@@ -69,12 +75,20 @@ def _all(f: Any, *inputs: Tensor | None) -> list[Tensor]:
 
 
 @settings(max_examples=120)
-@given(LEADING, SIZES, SIZES, st.booleans(), st.sampled_from(REAL), st.data(), st.sampled_from(list(LAYOUTS)))
+@given(
+    LEADING,
+    SIZES,
+    SIZES,
+    st.sampled_from(["", "bias", "added", "bias and added"]),
+    st.sampled_from(REAL),
+    st.data(),
+    st.sampled_from(list(LAYOUTS)),
+)
 def test_linear(
     leading: tuple[int, ...],
     width: int,
     out: int,
-    biased: bool,
+    more: str,
     dtype: torch.dtype,
     data: st.DataObject,
     layout: str,
@@ -83,16 +97,19 @@ def test_linear(
     torch.manual_seed(0)  # all positive: a product of one number with another must not cancel out
     x = LAYOUTS[layout](torch.rand(*leading, width).to(dtype)).requires_grad_()
     weight = LAYOUTS[other](torch.rand(out, width).to(dtype)).requires_grad_()
-    bias = _strided(torch.rand(out).to(dtype)).requires_grad_() if biased else None
-    y = ops.project(x, weight, bias)
+    bias = _strided(torch.rand(out).to(dtype)).requires_grad_() if "bias" in more else None
+    added = torch.rand(*leading, out).to(dtype)
+    added = LAYOUTS[layout](added).requires_grad_() if "added" in more else None
+    inputs = (x, weight, bias, added)
+    y = ops.project(*inputs)
     assert y.shape == (*leading, out)
     assert y.dtype == dtype
     with torch.no_grad():
-        close(ops.project(x, weight, bias), y)
-    wide = [None if v is None else v.detach().double().requires_grad_() for v in (x, weight, bias)]
+        close(ops.project(*inputs), y)
+    wide = [None if v is None else v.detach().double().requires_grad_() for v in inputs]
     # Second derivatives are products of products: a bf16 one keeps what every product before it rounded.
     eps = 16 if dtype == torch.bfloat16 else None
-    for got, want in zip(_all(ops.project, x, weight, bias), _all(linear, *wide), strict=True):
+    for got, want in zip(_all(ops.project, *inputs), _all(_linear, *wide), strict=True):
         close(got, want, eps)
 
 
@@ -135,3 +152,14 @@ def test_non_finite_weights_stay_in_their_rows() -> None:
 def test_mixed_dtypes_are_refused() -> None:
     with pytest.raises((RuntimeError, ValueError), match="dtype"):
         ops.project(torch.randn(2, 3), torch.randn(4, 3).double())
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_the_kernels_do_not_know_is_left_to_torch(gradients: bool) -> None:
+    """Complex numbers, and a subclass of Tensor that looks at what is done with it."""
+    x, weight = torch.randn(2, 128, dtype=torch.complex64), torch.randn(128, 128, dtype=torch.complex64)
+    bias = TwoTensor(torch.ones(128), torch.zeros(128))
+    with torch.set_grad_enabled(gradients):
+        close(ops.project(x, weight), linear(x, weight))
+        y = ops.project(x.real.contiguous(), weight.real.contiguous(), bias)
+    assert type(y) is TwoTensor

@@ -139,10 +139,10 @@ BACKWARD = define(
 )
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if x.ndim != 3 or not x.is_floating_point():
-        raise ValueError(f"x must be floating point [batch, time, width], got {x.dtype} {list(x.shape)}")
-    width = x.shape[2]
+def _check(x: Tensor, axes: tuple[str, ...], weight: Tensor, bias: Tensor | None) -> None:
+    if x.ndim != len(axes) or not x.is_floating_point():
+        raise ValueError(f"x must be floating point [{', '.join(axes)}], got {x.dtype} {list(x.shape)}")
+    width = x.shape[-1]
     if weight.ndim != 2 or weight.shape[0] != width or not weight.shape[1]:
         raise ValueError(f"weight must be [width, taps] = [{width}, >= 1], got {list(weight.shape)}")
     if bias is not None and tuple(bias.shape) != (width,):
@@ -154,13 +154,18 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
 
 
-def _start(state: ConvState | None, x: Tensor, taps: int) -> Tensor:
-    shape, dtype = (x.shape[0], taps - 1, x.shape[2]), state_dtype(x.dtype)
-    if state is None:
-        return x.new_zeros(shape, dtype=dtype)
+def _fits(state: ConvState, x: Tensor, taps: int) -> None:
+    shape = (x.shape[0], taps - 1, x.shape[-1])
     if tuple(state.x.shape) != shape or state.x.device != x.device:
         got = f"{list(state.x.shape)} on {state.x.device}"
         raise ValueError(f"state must be [batch, taps - 1, width] = {list(shape)} on {x.device}, got {got}")
+
+
+def _start(state: ConvState | None, x: Tensor, taps: int) -> Tensor:
+    dtype = state_dtype(x.dtype)
+    if state is None:
+        return x.new_zeros((x.shape[0], taps - 1, x.shape[2]), dtype=dtype)
+    _fits(state, x, taps)
     return state.x.to(dtype)
 
 
@@ -178,7 +183,7 @@ def causal_conv(
     reset, lengths as in `ops.masks`: no tap reaches across a reset. Returns y [B, T, D] and the last
     K-1 inputs of each row. Raises ValueError that names the argument for a wrong shape or device.
     """
-    _check(x, weight, bias)
+    _check(x, ("batch", "time", "width"), weight, bias)
     reset, lengths = check(x.shape[0], x.shape[1], x.device, reset, lengths)
     fused = weight.shape[1] <= native.MAX_TAPS and native.takes(x) and not transforms_active()
     form = OP if fused else conv_open
@@ -187,9 +192,15 @@ def causal_conv(
 
 
 def conv_step(x: Tensor, state: ConvState, weight: Tensor, bias: Tensor) -> tuple[Tensor, ConvState]:
-    """`causal_conv_step`; where nothing watches, in one call of the kernels."""
+    """`causal_conv_step`; where nothing watches, in one call of the kernels.
+
+    Raises ValueError that names the argument for a wrong shape or device.
+    """
+    # The kernel looks at addresses alone: what does not fit would be read and written beyond its end.
+    _check(x, ("batch", "width"), weight, bias)
+    _fits(state, x, weight.shape[1])
     known = (x, weight, bias, state.x)
-    kept = state.x.is_cpu and state.x.dtype == native.STATES.get(x.dtype)
+    kept = state.x.dtype == native.STATES.get(x.dtype)
     if kept and unobserved(*known) and native.takes(*known[:3]) and all(t.is_contiguous() for t in known):
         y, state_n = native.conv_step(x, weight, bias, state.x)
         return y, ConvState(state_n)

@@ -219,7 +219,7 @@ def layer_step(
     """
     h = state.h
     kept = h.is_contiguous() and h.dtype == native.STATES.get(x.dtype)
-    if kept and few_rows(x, weight, bias) and unobserved(x, weight, h):
+    if kept and few_rows(x, weight, bias) and unobserved(x, weight, bias, h):
         y, h_n = native.layer_step(fusion, x, weight, bias, h)
         return y, LinearState(h_n)
     return gated_step(project(x, weight, bias), state, fusion)

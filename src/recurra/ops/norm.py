@@ -88,11 +88,15 @@ def add_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor) -> tuple[Tenso
     x, added [..., D] (None: nothing), weight [D]; returns (s, y), of the shape and dtype of x. Raises
     ValueError that names the argument.
     """
-    if weight.ndim != 1 or x.shape[-1:] != weight.shape:
-        raise ValueError(f"weight must be [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
+    if not (x.is_floating_point() or x.is_complex()) or not x.ndim:
+        raise ValueError(f"x must be floating point [..., width], got {x.dtype} {list(x.shape)}")
+    if x.shape[-1:] != weight.shape or weight.device != x.device:
+        wanted, got = f"{list(x.shape[-1:])} on {x.device}", f"{list(weight.shape)} on {weight.device}"
+        raise ValueError(f"weight must be {wanted}, as the last axis of x, got {got}")
     if added is not None:
-        if added.shape != x.shape:
-            raise ValueError(f"added must be like x, {list(x.shape)}, got {list(added.shape)}")
+        if added.shape != x.shape or added.device != x.device:
+            wanted, got = f"{list(x.shape)} on {x.device}", f"{list(added.shape)} on {added.device}"
+            raise ValueError(f"added must be like x, {wanted}, got {got}")
         added = added.to(x.dtype)
     known = (x, weight) if added is None else (x, weight, added)
     if transforms_active() or x.is_complex() or not native.takes(*known):

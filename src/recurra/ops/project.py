@@ -27,7 +27,9 @@ def product() -> str:
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = None) -> bool:
     """True where the kernel for few rows can take these, which it does not check."""
-    if not 0 < x.numel() <= FEW_ROWS * x.shape[-1] or not x.is_contiguous() or not weight.is_contiguous():
+    if not x.is_floating_point() or not 0 < x.numel() <= FEW_ROWS * x.shape[-1]:
+        return False
+    if not x.is_contiguous() or not weight.is_contiguous():
         return False
     for more in (bias, added):
         if more is not None and (more.dtype != x.dtype or not more.is_contiguous()):
@@ -97,7 +99,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor
 
     Raises ValueError that names the argument for a wrong shape or device.
     """
-    if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
         got = f"x {list(x.shape)}, weight {list(weight.shape)}"
         raise ValueError(f"the last axis of x must be the second of weight, got {got}")
     # The kernels look at addresses alone: a bias too short would be read beyond its end.
@@ -106,12 +108,12 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor
         raise ValueError(f"bias must be [{weight.shape[0]}] on {x.device}, as weight and x, got {got}")
     if weight.device != x.device:
         raise ValueError(f"weight is on {weight.device}, x on {x.device}")
-    if added is not None and added.shape != (*x.shape[:-1], len(weight)):
-        got = f"{list(added.shape)}"
-        raise ValueError(f"added must be {[*x.shape[:-1], len(weight)]}, as the product, got {got}")
+    if added is not None and (added.shape != (*x.shape[:-1], len(weight)) or added.device != x.device):
+        wanted, got = [*x.shape[:-1], len(weight)], f"{list(added.shape)} on {added.device}"
+        raise ValueError(f"added must be {wanted} on {x.device}, as the product, got {got}")
     # A small product for few rows stays in cache: there torch's own call is the shortest, but on a tape.
     small = weight.numel() <= IN_CACHE and x.numel() <= FEW_ROWS * x.shape[-1] and not native.recording()
-    if not small and unobserved(x, weight) and few_rows(x, weight, bias, added):
+    if not small and unobserved(x, weight, bias, added) and few_rows(x, weight, bias, added):
         return native.matvec(x, weight, bias, added)
     if not small and _gains(x, weight, bias, added):
         y: Tensor = OP(x, weight, bias, added)

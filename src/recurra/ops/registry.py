@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from recurra.ops.native.tape import recording
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 LIBRARY = torch.library.Library("recurra", "DEF")
 
@@ -26,12 +26,12 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def unobserved(*tensors: Tensor) -> bool:
+def unobserved(*tensors: Tensor | None) -> bool:
     """True where nothing would notice a kernel called past the dispatcher: no gradient, transform,
     tracing, autocast or subclass of Tensor. A step of a small layer is over before the dispatcher begins."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():
         return False
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or torch._C._is_tracing():
         return False
     for x in tensors:
         if type(x) not in _PLAIN:
