@@ -1,5 +1,8 @@
 """A recorded step gives what the model's own step gives; what can't be recorded takes that one."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,8 +11,10 @@ from torch import Tensor, nn
 
 from ops.recurrences import NATIVE
 from recurra import language_model
+from recurra.models import SequenceModel
 from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
 from recurra.ops import native
+from recurra.parts import Embedding
 from recurra.state import apply
 from tools import close
 
@@ -79,9 +84,23 @@ class _Twice(nn.Module):
         return 2 * y, state
 
 
-@pytest.mark.parametrize("kind", ["another block", "many rows", "torch in between", "no kernels"])
+class _Louder(Embedding):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return 2 * super().forward(tokens)
+
+
+PLAIN = ["another block", "many rows", "torch in between", "no kernels", "no blocks", "a hook", "embedding"]
+
+
+@pytest.mark.parametrize("kind", PLAIN)
 def test_not_recordable(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("mingru")
+    if kind == "no blocks":
+        model = SequenceModel(model.embed, [], model.head).eval()
+    if kind == "a hook":
+        model.blocks[0].mlp.register_forward_hook(lambda *_: None)
+    if kind == "embedding":
+        model.embed = _Louder(37, 130)
     if kind == "another block":
         model = language_model("gru", vocabulary=37, width=16, depth=1).eval()
     state = _begun(model, 17 if kind == "many rows" else 2)
@@ -105,3 +124,57 @@ def test_a_token_that_is_not_there() -> None:
     model = _model("mingru")
     with pytest.raises(IndexError):
         stepper(model, _begun(model, 1))(torch.tensor([37]))
+
+
+def test_tokens_of_another_batch() -> None:
+    """Written over the old ones they would move to where no kernel looks for them."""
+    model = _model("mingru")
+    step = stepper(model, _begun(model, 1))
+    with torch.no_grad(), pytest.raises(ValueError, match=r"token|state"):
+        step(torch.tensor([1, 2, 3]))
+
+
+def _doubled(model: Any) -> None:
+    model.double()
+
+
+def _assigned(model: Any) -> None:
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+
+
+def _other_threads(model: Any) -> None:
+    torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+MOVES: list[Callable[[Any], object]] = [nn.Module.share_memory, _doubled, _assigned, _other_threads]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_weights_that_move_while_it_writes(move: Callable[[Any], object]) -> None:
+    model, threads = _model("mingru"), torch.get_num_threads()
+    want = [int(x) for x in model.generate([1, 2], 9, temperature=0)]
+    stream = model.generate([1, 2], 9, temperature=0)
+    got = [int(next(stream)) for _ in range(4)]
+    try:
+        move(model)
+        assert got + [int(x) for x in stream] == want
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copied_stream_has_memory_of_its_own(how: Callable[[Any], Any]) -> None:
+    stream = _model("mingru").generate([1, 2], 9, temperature=0)
+    next(stream)
+    copied = how(stream)
+    assert [int(x) for x in copied] == [int(x) for x in stream]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_inference_mode_may_end_while_it_writes(penalty: float) -> None:
+    model = _model("mingru")
+    want = [int(x) for x in model.generate([1, 2], 9, temperature=0, repetition_penalty=penalty)]
+    with torch.inference_mode():
+        stream = model.generate([1, 2], 9, temperature=0, repetition_penalty=penalty)
+        got = [int(next(stream)) for _ in range(4)]
+    assert got + [int(x) for x in stream] == want

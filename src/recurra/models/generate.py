@@ -104,6 +104,8 @@ class Generation(Iterator[Tensor]):
 
     def _advance(self) -> None:
         if self._unread is not None:
+            if self._step.stale:
+                self._step = stepper(self._model, self._step.state)
             self._logits = self._step(self._unread)
             self._unread = None
 
@@ -115,7 +117,7 @@ class Generation(Iterator[Tensor]):
             self._advance()
             token = self._sampler.draw(self._logits, self._seen, self._generator)
         if self._seen is not None:
-            self._seen.scatter_(1, token[:, None], True)
+            self._seen = self._seen.scatter(1, token[:, None], True)
         self._unread = token
         return token
 

@@ -4,8 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
+from recurra.ops import native
 from recurra.ops.native import NotRecordableError, Tape
+from recurra.parts.embedding import Embedding
 from recurra.state import apply
 
 __all__ = ["PlainStepper", "RecordedStepper", "stepper"]
@@ -13,6 +16,8 @@ __all__ = ["PlainStepper", "RecordedStepper", "stepper"]
 
 class PlainStepper:
     """logits [B, V] = step(token [B]), by way of `model.step`; `state` is what has been read so far."""
+
+    stale = False
 
     def __init__(self, model: Any, state: Any) -> None:
         self._model, self.state = model, state
@@ -26,11 +31,15 @@ class PlainStepper:
 class RecordedStepper:
     """The same as one native call: at a million parameters Python takes seven times as long as arithmetic.
 
-    Logits and state lie in the same memory at each call. Parameters are read where they lay when the step
-    was recorded: changes in place are seen. Raises NotRecordableError where the kernels can't do it all.
+    Logits and state lie in the same memory at each call. Weights are read where they lay when the step was
+    recorded: changes in place are seen, and once they have moved it is `stale`, not to be called again.
+    Raises NotRecordableError where the kernels can't do it all, or where somebody looks on.
     """
 
     def __init__(self, model: Any, state: Any) -> None:
+        if type(model.embed) is not Embedding or _watched(model):
+            raise NotRecordableError("what an embedding or a hook does in Python would be missed")
+        self._model, self._place = model, _place(model)
         self.state = apply(lambda x: x.clone(memory_format=torch.contiguous_format), state)
         self._embedding = model.embed.weight.detach()
         rows = _batch(state)
@@ -38,25 +47,50 @@ class RecordedStepper:
         self._logits: Tensor
         with Tape() as self._tape:
             self._logits, end = model.decode(self._x, self.state)
-        self._tape.keep(*(p.detach() for p in model.parameters()))
+        self._tape.keep(*(x.detach() for x in (*model.parameters(), *model.buffers())))
         apply(self._carry, self.state, end)
 
     def _carry(self, before: Tensor, after: Tensor) -> Tensor:
         self._tape.copy(before, after)
         return before
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, or another process, has other addresses.
+        return stepper, (self._model, self.state)
+
+    @property
+    def stale(self) -> bool:
+        """True once the weights lie elsewhere, or in a forked child, which has one thread."""
+        return self._place != _place(self._model)
+
     def __call__(self, token: Tensor) -> Tensor:
+        if token.shape != self._x.shape[:1]:
+            raise ValueError(f"token must be {list(self._x.shape[:1])}, got {list(token.shape)}")
         torch.index_select(self._embedding, 0, token, out=self._x)
         self._tape.replay()
         return self._logits
 
 
+def _place(model: Any) -> tuple[int, int]:
+    """What moves with all the weights, and the number of threads."""
+    return model.embed.weight.data_ptr(), native.threads_for(native.PARALLEL)
+
+
+def _watched(model: Any) -> bool:
+    """True where hooks wait for a module to be called: a replay calls none."""
+    return _has_any_global_hook() or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
 def _batch(state: Any) -> int:
     while not isinstance(state, Tensor):
+        if not state:
+            raise NotRecordableError("without a state there is no telling the batch")
         state = state[0]
     return len(state)
 
 
+# In inference mode it would be made of tensors that nothing outside of that mode may write to.
+@torch.inference_mode(False)
 @torch.no_grad()
 def stepper(model: Any, state: Any) -> PlainStepper | RecordedStepper:
     """The fastest step from this state, which is left as it is; without gradients, to be called so."""

@@ -5,7 +5,7 @@ from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
 from recurra.ops.native.diagonals import diagonal, diagonal_backward
 from recurra.ops.native.gelus import gelu, gelu_backward
 from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
-from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes
+from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes, threads_for
 from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
@@ -52,5 +52,6 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "takes",
+    "threads_for",
     "time_major",
 ]
