@@ -157,9 +157,17 @@ struct Norm {
   void *dsum, *dy, *dx, *dweight;      // backward only, where x is the sum; dsum null where y alone is used
 };
 
-struct Gelu {
-  i64 dtype, threads, count;
-  void *x, *dy, *y;  // dy for the backward pass alone, which writes dx to y
+enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare };
+
+struct Rows {
+  void* data;
+  i64 stride;  // in elements
+};
+
+struct Activation {
+  i64 kind, dtype, threads, rows, width;
+  Rows x, factor, y;  // y = f(x), times factor unless null; the backward pass reads its gradient in y
+  Rows dx, dfactor;   // backward only
 };
 
 // One step of a layer: its gates, then one step of its recurrence over them.
@@ -203,7 +211,7 @@ struct Kernels {
   void (*cell)(const Cell&, bool forward);
   void (*conv_step)(const ConvStep&);
   void (*norm)(const Norm&, bool forward);
-  void (*gelu)(const Gelu&, bool forward);
+  void (*activation)(const Activation&, bool forward);
   void (*softmax)(const Softmax&, bool forward);
   void (*diagonal)(const Diagonal&, bool forward);
   void (*selective)(const Selective&, bool forward);

@@ -94,8 +94,12 @@ EXPORT void recurra_layer_step(const recurra::LayerStep* s) {
 EXPORT void recurra_conv_step(const recurra::ConvStep* s) { recurra::kTables[recurra::current]->conv_step(*s); }
 EXPORT void recurra_norm_forward(const recurra::Norm* s) { recurra::kTables[recurra::current]->norm(*s, true); }
 EXPORT void recurra_norm_backward(const recurra::Norm* s) { recurra::kTables[recurra::current]->norm(*s, false); }
-EXPORT void recurra_gelu_forward(const recurra::Gelu* s) { recurra::kTables[recurra::current]->gelu(*s, true); }
-EXPORT void recurra_gelu_backward(const recurra::Gelu* s) { recurra::kTables[recurra::current]->gelu(*s, false); }
+EXPORT void recurra_activation_forward(const recurra::Activation* s) {
+  recurra::kTables[recurra::current]->activation(*s, true);
+}
+EXPORT void recurra_activation_backward(const recurra::Activation* s) {
+  recurra::kTables[recurra::current]->activation(*s, false);
+}
 EXPORT void recurra_copy(const recurra::Copy* s) { std::memcpy(s->to, s->from, s->bytes); }
 EXPORT void recurra_replay(const recurra::Replay* s) {
   for (std::int64_t i = 0; i < s->count; ++i) s->calls[i].function(s->calls[i].record);

@@ -1,8 +1,8 @@
 // All kernels for one instruction set. Compiled once for each, with RECURRA_LEVEL naming the namespace.
+#include "activation.h"
 #include "cell.h"
 #include "conv.h"
 #include "diagonal.h"
-#include "gelu.h"
 #include "linear.h"
 #include "matvec.h"
 #include "norm.h"
@@ -13,6 +13,7 @@
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan, conv, cell, conv_step, norm, gelu, softmax, diagonal, selective, matvec, product};
+const Kernels kernels = {scan,     conv,      cell,   conv_step, norm, activation, softmax,
+                         diagonal, selective, matvec, product};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -152,6 +152,12 @@ struct Softplus {
   }
 };
 
+// A function at a point, and its derivative there.
+template <class T>
+struct Value {
+  Vec<T> value, slope;
+};
+
 // From e^2|x| - 1, which loses nothing near zero.
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {

@@ -12,11 +12,6 @@ namespace recurra::RECURRA_LEVEL {
 
 // ------------------------------------------------------------------------------------ candidates
 
-template <class T>
-struct Value {
-  Vec<T> value, slope;
-};
-
 struct Positive {  // g(k) = k + 1/2 for k >= 0, sigmoid(k) below: its slope jumps at 0 from 1/4 to 1
   template <class T>
   static Value<T> at(Vec<T> k) {

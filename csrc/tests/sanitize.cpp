@@ -314,12 +314,17 @@ void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width) {
   dx.require_written("norm dx"), dweight.require_written("norm dweight");
 }
 
-void run_gelu(const Kernels& kernels, i64 dtype, i64 count) {
-  Buffer x(dtype, count), y(dtype, count), dx(dtype, count);
+void run_activation(const Kernels& kernels, i64 kind, i64 dtype, i64 rows, i64 width, bool gated) {
+  const i64 count = rows * width;
+  Buffer x(dtype, 2 * count), y(dtype, count), dx(dtype, count), dfactor(dtype, count);
   x.fill();
-  kernels.gelu({dtype, 1 + count % 2, count, x.data(), nullptr, y.data()}, true);
-  kernels.gelu({dtype, 1 + count % 2, count, x.data(), y.data(), dx.data()}, false);
-  y.require_written("gelu y"), dx.require_written("gelu dx");
+  Activation a{kind, dtype, 1 + rows % 2, rows, width, {x.data(), 2 * width}, {}, {y.data(), width}, {}, {}};
+  if (gated) a.factor = {x.data() + width * x.element_size(dtype), 2 * width};
+  kernels.activation(a, true);
+  a.dx = {dx.data(), width}, a.dfactor = {dfactor.data(), width};
+  kernels.activation(a, false);
+  y.require_written("activation y"), dx.require_written("activation dx");
+  if (gated) dfactor.require_written("activation dfactor");
 }
 
 void run_conv_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 taps) {
@@ -376,7 +381,9 @@ void run(const char* name, const Kernels& kernels) {
         for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
         for (i64 taps : {1, 4}) run_conv_step(kernels, dtype, rows, width, taps);
         run_norm(kernels, dtype, 20 * rows - 19, width);
-        run_gelu(kernels, dtype, 1500 * rows * width);
+        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare}) {
+          run_activation(kernels, kind, dtype, rows, 90 * width, rows > 1);
+        }
       }
     }
   }

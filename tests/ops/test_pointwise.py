@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 
 from recurra import ops
 from recurra.ops import native
-from recurra.ops.gelu import OP as GELU
+from recurra.ops.activation import ACTIVATIONS
+from recurra.ops.activation import OP as ACTIVATION
 from recurra.ops.norm import EPS
 from recurra.ops.norm import OP as NORM
 from recurra.ops.project import OP as PROJECT
@@ -41,8 +43,21 @@ def _added_norm(x: Tensor, added: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     return x + added, _norm(x + added, weight)
 
 
+def _gate(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, factor: f(x) * factor
+
+
+def _one(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
+    return [(*at, width)]
+
+
+def _two(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
+    return [(*at, width)] * 2
+
+
 ROWS = {
-    "gelu": Row(ops.gelu, F.gelu, lambda at, width: [(*at, width)]),
+    **{kind: Row(partial(ops.activate, kind), f, _one) for kind, f in ACTIVATIONS.items()},
+    **{f"{kind} gate": Row(partial(ops.activate, kind), _gate(f), _two) for kind, f in ACTIVATIONS.items()},
     "norm": Row(ops.rms_norm, _norm, lambda at, width: [(*at, width), (width,)]),
     "added norm": Row(ops.add_rms_norm, _added_norm, lambda at, width: [(*at, width)] * 2 + [(width,)]),
     "added product": Row(
@@ -119,6 +134,7 @@ def test_func(name: str) -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_compile(name: str) -> None:
     inputs = [torch.randn(s, requires_grad=True) for s in ROWS[name].shapes((2, 3), 4)]
+    torch._dynamo.reset()  # each kind is a compilation of the same code
     compiled = torch.compile(ROWS[name].op, fullgraph=True, backend="aot_eager")
     seeds = [torch.randn_like(y) for y in _tuple(ROWS[name].oracle(*inputs))]
     for got, want in zip(
@@ -142,7 +158,8 @@ def test_trace(name: str) -> None:
 def test_opcheck() -> None:
     x, added, weight = (torch.randn(s, requires_grad=True) for s in ((3, 4), (3, 4), (4,)))
     matrix = torch.randn(5, 4, requires_grad=True)
-    opcheck(GELU, (x,))
+    opcheck(ACTIVATION, (x, None, "gelu"))
+    opcheck(ACTIVATION, (x, added, "silu"))
     opcheck(NORM, (x, weight, None))
     opcheck(NORM, (x, weight, added))
     opcheck(PROJECT, (x, matrix, None, torch.randn(3, 5, requires_grad=True)))
@@ -159,7 +176,7 @@ def test_each_gelu(x: float, dtype: torch.dtype, eps: float) -> None:
     """Each number by itself, for the large ones would hide the small; next to nothing may be nothing."""
     near = torch.tensor([x], dtype=dtype, requires_grad=True)
     wide = near.detach().double().requires_grad_()
-    y, want = ops.gelu(near), wide * torch.special.erfc(-wide / math.sqrt(2)) / 2
+    y, want = ops.activate("gelu", near), wide * torch.special.erfc(-wide / math.sqrt(2)) / 2
     for got, truth in ((y, want), (torch.autograd.grad(y, near)[0], torch.autograd.grad(want, wide)[0])):
         allowed = eps * torch.finfo(dtype).eps * truth.abs() + 1e-37 * (truth.abs() < 1e-36)
         assert (got.double() - truth).abs() <= allowed
@@ -168,8 +185,8 @@ def test_each_gelu(x: float, dtype: torch.dtype, eps: float) -> None:
 @pytest.mark.parametrize("dtype", REAL)
 def test_far_out(dtype: torch.dtype) -> None:
     x = torch.tensor([-1e4, -40.0, -9.0, -0.0, 0.0, 9.0, 40.0, 1e4], dtype=dtype)
-    assert ops.gelu(torch.tensor([float("nan")], dtype=dtype)).isnan()
-    assert ops.gelu(torch.tensor([float("inf")], dtype=dtype)).isposinf()
+    assert ops.activate("gelu", torch.tensor([float("nan")], dtype=dtype)).isnan()
+    assert ops.activate("gelu", torch.tensor([float("inf")], dtype=dtype)).isposinf()
     large = ops.rms_norm(x, torch.ones(8, dtype=dtype))
     close(large, _norm(x.double(), torch.ones(8, dtype=torch.float64)))
     assert not ops.rms_norm(torch.zeros(8, dtype=dtype), torch.ones(8, dtype=dtype)).any()
@@ -182,3 +199,25 @@ def test_autocast() -> None:
         assert total.dtype == y.dtype == torch.float32
         assert ops.project(y, matrix).dtype == torch.bfloat16
         assert ops.project(y, matrix, added=torch.zeros(2, 3, 5)).dtype == torch.float32
+
+
+def test_parts_of_one_tensor() -> None:
+    both = torch.randn(2, 3, 34, requires_grad=True)
+    gate, value = both.chunk(2, -1)
+    y = ops.activate("silu", gate, value)
+    close(y, F.silu(gate.double()) * value.double())
+    close(torch.autograd.grad(y.sum(), both)[0], torch.autograd.grad((F.silu(gate) * value).sum(), both)[0])
+
+
+def test_errors() -> None:
+    x, weight = torch.randn(2, 3, 8), torch.rand(8)
+    with pytest.raises(ValueError, match="kind must be one of gelu, silu, sigmoid, relu_square, got 'swish'"):
+        ops.activate("swish", x)
+    with pytest.raises(ValueError, match=r"factor must be like x, \[2, 3, 8\], got \[8\]"):
+        ops.activate("silu", x, weight)
+    with pytest.raises(ValueError, match=r"weight must be \[8\], as the last axis of x, got \[7\]"):
+        ops.rms_norm(x, weight[:7])
+    with pytest.raises(ValueError, match=r"added must be like x, \[2, 3, 8\], got \[3, 8\]"):
+        ops.add_rms_norm(x, x[0], weight)
+    with pytest.raises(ValueError, match=r"added must be \[2, 3, 5\], as the product, got \[2, 3, 8\]"):
+        ops.project(x, torch.randn(5, 8), added=x)

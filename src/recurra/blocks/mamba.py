@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from recurra.blocks.common import add_residual, check_width, end_rows
+from recurra.ops.activation import activate
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
 from recurra.ops.selective import selective, selective_step
@@ -111,7 +111,7 @@ class MambaBlock(nn.Module):
         conv, ssm = (None, None) if state is None else state
         u, z = self.in_proj(self.norm(x)).chunk(2, -1)
         u, conv = self.conv(u, conv, reset, lengths)
-        y, ssm = selective(*self._arguments(silu(u), z), ssm, reset, lengths)
+        y, ssm = selective(*self._arguments(activate("silu", u), z), ssm, reset, lengths)
         return end_rows(self._residual(x, y), lengths), MambaState(conv, ssm)
 
     def step(self, x_t: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
@@ -122,7 +122,7 @@ class MambaBlock(nn.Module):
             return y[:, 0], state
         u, z = self.in_proj(self.norm(x_t)).chunk(2, -1)
         u, conv = self.conv.step(u, state.conv)
-        y, ssm = selective_step(*self._arguments(silu(u), z), state.ssm)
+        y, ssm = selective_step(*self._arguments(activate("silu", u), z), state.ssm)
         return self._residual(x_t, y), MambaState(conv, ssm)
 
     def _arguments(

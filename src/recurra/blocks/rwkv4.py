@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from recurra.blocks.common import check_width, end_rows
+from recurra.ops.activation import activate
 from recurra.ops.causal_conv import causal_conv
 from recurra.ops.linear import state_dtype
 from recurra.ops.softmax import softmax, take_step
@@ -111,7 +112,7 @@ class TimeMix(nn.Module):
             y, average = softmax(k, v, average, *masks, decay=decay.exp(), bonus=bonus)
         else:
             y, average = take_step(k, v, average, decay.exp(), bonus)
-        return self.out(r.sigmoid() * y), shift, average
+        return self.out(activate("sigmoid", r, y)), shift, average
 
 
 class ChannelMix(nn.Module):
@@ -129,7 +130,8 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, shift: ConvState | None, masks: _Masks | None) -> tuple[Tensor, ConvState]:
         mixes = self.mix_k, self.mix_r
         (k, r), shift = _shift(x, mixes, shift, masks) if masks else _shift_step(x, mixes, shift)
-        return self.receptance(r).sigmoid() * self.value(self.key(k).relu().square()), shift
+        value = self.value(activate("relu_square", self.key(k)))
+        return activate("sigmoid", self.receptance(r), value), shift
 
 
 class RWKV4Block(nn.Module):

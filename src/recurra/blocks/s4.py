@@ -10,7 +10,7 @@ from torch.nn.functional import dropout, glu
 from recurra.layers.hippo import DIAGONALS
 from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
-from recurra.ops.gelu import gelu
+from recurra.ops.activation import activate
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
@@ -118,7 +118,7 @@ class S4Block(nn.Module):
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the state space, each position by itself."""
         p = self.config.dropout if self.training else 0.0
-        mixed = glu(self.out(gelu(y)))
+        mixed = glu(self.out(activate("gelu", y)))
         mixed = dropout(mixed, p) if p else mixed
         if self.mlp is None or self.mlp_norm is None:
             return x + mixed

@@ -3,12 +3,12 @@
 No parameters here. y, state = op(inputs..., state=None, reset=None, lengths=None), inputs [B, T, ...].
 """
 
+from recurra.ops.activation import activate
 from recurra.ops.attention import attention, attention_step
 from recurra.ops.causal_conv import causal_conv
 from recurra.ops.cell import gru, lstm
 from recurra.ops.diagonal import diagonal
 from recurra.ops.gated import mingru, minlstm
-from recurra.ops.gelu import gelu
 from recurra.ops.linear import linear
 from recurra.ops.norm import add_rms_norm, rms_norm
 from recurra.ops.project import project
@@ -17,12 +17,12 @@ from recurra.ops.softmax import softmax
 from recurra.ops.token_shift import token_shift
 
 __all__ = [
+    "activate",
     "add_rms_norm",
     "attention",
     "attention_step",
     "causal_conv",
     "diagonal",
-    "gelu",
     "gru",
     "linear",
     "lstm",

@@ -1,9 +1,8 @@
 """What a block does with each position by itself."""
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from recurra.ops.gelu import gelu
+from recurra.ops.activation import activate
 from recurra.parts.linear import Linear
 
 __all__ = ["MLP", "SwiGLU"]
@@ -17,7 +16,7 @@ class MLP(nn.Module):
         self.up, self.down = Linear(width, hidden), Linear(hidden, width)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        y: Tensor = self.down(gelu(self.up(x)), added)
+        y: Tensor = self.down(activate("gelu", self.up(x)), added)
         return y
 
 
@@ -33,5 +32,5 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         gate, value = self.up(x).chunk(2, -1)
-        y: Tensor = self.down(silu(gate) * value, added)
+        y: Tensor = self.down(activate("silu", gate, value), added)
         return y

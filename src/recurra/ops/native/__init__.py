@@ -1,9 +1,9 @@
 """The C++ kernels: one file for the calls of each header in csrc/."""
 
+from recurra.ops.native.activations import activation, activation_backward
 from recurra.ops.native.cells import cell, cell_backward
 from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
 from recurra.ops.native.diagonals import diagonal, diagonal_backward
-from recurra.ops.native.gelus import gelu, gelu_backward
 from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
 from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes, threads_for
 from recurra.ops.native.norms import norm, norm_backward
@@ -22,6 +22,8 @@ __all__ = [
     "STATES",
     "NotRecordableError",
     "Tape",
+    "activation",
+    "activation_backward",
     "as_rows",
     "available",
     "cell",
@@ -33,8 +35,6 @@ __all__ = [
     "diagonal_backward",
     "empty_as",
     "empty_rows",
-    "gelu",
-    "gelu_backward",
     "lay_out",
     "layer_step",
     "level",

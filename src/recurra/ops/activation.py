@@ -1,0 +1,92 @@
+"""Activations, and gates: an activation times something else, in one pass over memory each way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recurra.ops import native
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
+
+__all__ = ["ACTIVATIONS", "activate"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "relu_square": lambda x: x.relu().square(),
+}
+
+
+def activation_open(x: Tensor, factor: Tensor | None, kind: str) -> Tensor:
+    """Plain torch on any device. Differentiable any number of times."""
+    y = ACTIVATIONS[kind](x)
+    return y if factor is None else y * factor
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.kind = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dfactor = BACKWARD(dy, *ctx.saved_tensors, ctx.kind)
+    return dx, None if ctx.saved_tensors[1] is None else dfactor, None
+
+
+def _backward_twice(ctx: Any, ddx: Tensor, ddfactor: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, factor = ctx.saved_tensors
+    given = inputs if factor is None else [*inputs, factor]
+    cotangents = (ddx,) if factor is None else (ddx, ddfactor)
+
+    def f(x: Tensor, *factor: Tensor) -> Tensor:
+        return activation_open(x, factor[0] if factor else None, ctx.kind)
+
+    def first(dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return pullback(f, inputs, dy)
+
+    second = pullback(first, tuple(given), cotangents)
+    return (*second, *[None] * (4 - len(second)))
+
+
+def _cpu_backward(dy: Tensor, x: Tensor, factor: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
+    dx, dfactor = native.activation_backward(kind, dy, x, factor)
+    return dx, x.new_empty(0) if dfactor is None else dfactor
+
+
+OP = define(
+    "activation(Tensor x, Tensor? factor, str kind) -> Tensor",
+    fake=lambda x, factor, kind: x.new_empty(x.shape),
+    setup=_setup,
+    backward=_backward,
+    cpu=lambda x, factor, kind: native.activation(kind, x, factor),
+)
+BACKWARD = define(
+    "activation_backward(Tensor dy, Tensor x, Tensor? factor, str kind) -> (Tensor, Tensor)",
+    fake=lambda dy, x, factor, kind: (x.new_empty(x.shape), x.new_empty(0 if factor is None else x.shape)),
+    setup=_setup,
+    backward=_backward_twice,
+    cpu=_cpu_backward,
+)
+
+
+def activate(kind: str, x: Tensor, factor: Tensor | None = None) -> Tensor:
+    """y = f(x), times factor unless None; f one of gelu (x Phi(x), arXiv 1606.08415), silu (x sigmoid(x)),
+    sigmoid, relu_square (max(x, 0)^2).
+
+    x, factor [...] of one shape; parts of one tensor, as of a fused product, are not copied. Raises
+    ValueError that names the argument.
+    """
+    if kind not in ACTIVATIONS:
+        raise ValueError(f"kind must be one of {', '.join(ACTIVATIONS)}, got {kind!r}")
+    if factor is not None and factor.shape != x.shape:
+        raise ValueError(f"factor must be like x, {list(x.shape)}, got {list(factor.shape)}")
+    known = (x,) if factor is None else (x, factor)
+    if transforms_active() or x.is_complex() or not x.numel() or not x.ndim or not native.takes(*known):
+        return activation_open(x, factor, kind)
+    if unobserved(*known):
+        return native.activation(kind, x, factor)
+    y: Tensor = OP(x, factor, kind)
+    return y
