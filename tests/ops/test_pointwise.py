@@ -149,7 +149,8 @@ def test_trace(name: str) -> None:
     """Without gradients too a kernel is seen by torch.jit.trace, which the older ONNX exporter uses."""
     drawn, others = ([torch.randn(s) for s in ROWS[name].shapes((20,), 512)] for _ in range(2))
     with torch.no_grad():
-        traced = torch.jit.trace(ROWS[name].op, tuple(drawn), check_trace=False)
+        op = lambda *x: ROWS[name].op(*x)  # noqa: E731, PLW0108 - a partial has no name to trace by
+        traced = torch.jit.trace(op, tuple(drawn), check_trace=False)
         for got, want in zip(_tuple(traced(*others)), _tuple(ROWS[name].oracle(*others)), strict=True):
             close(got, want)
 
@@ -210,14 +211,8 @@ def test_parts_of_one_tensor() -> None:
 
 
 def test_errors() -> None:
-    x, weight = torch.randn(2, 3, 8), torch.rand(8)
+    x = torch.randn(2, 3, 8)
     with pytest.raises(ValueError, match="kind must be one of gelu, silu, sigmoid, relu_square, got 'swish'"):
         ops.activate("swish", x)
     with pytest.raises(ValueError, match=r"factor must be like x, \[2, 3, 8\], got \[8\]"):
-        ops.activate("silu", x, weight)
-    with pytest.raises(ValueError, match=r"weight must be \[8\], as the last axis of x, got \[7\]"):
-        ops.rms_norm(x, weight[:7])
-    with pytest.raises(ValueError, match=r"added must be like x, \[2, 3, 8\], got \[3, 8\]"):
-        ops.add_rms_norm(x, x[0], weight)
-    with pytest.raises(ValueError, match=r"added must be \[2, 3, 5\], as the product, got \[2, 3, 8\]"):
-        ops.project(x, torch.randn(5, 8), added=x)
+        ops.activate("silu", x, x[0, 0])

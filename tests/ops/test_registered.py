@@ -115,8 +115,8 @@ def test_opcheck_selective(case: Case, layout: str, utils: Any, dtype: torch.dty
 @pytest.mark.parametrize("shape", [(3, 5), (2, 9, 5), (2, 40, 5), (0, 5), (5,), (3, 0)])
 def test_opcheck_project(shape: tuple[int, ...]) -> None:
     x, weight = torch.randn(*shape), torch.randn(7, shape[-1])
-    _check(PROJECT, x, weight, torch.randn(7), utils=FULL)
-    _check(PROJECT, x.to(torch.bfloat16), weight.to(torch.bfloat16), None, utils=FULL)
+    _check(PROJECT, x, weight, torch.randn(7), torch.randn(*shape[:-1], 7), utils=FULL)
+    _check(PROJECT, x.to(torch.bfloat16), weight.to(torch.bfloat16), None, None, utils=FULL)
 
 
 # ----------------------------------------------------------------------------------------------

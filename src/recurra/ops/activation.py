@@ -32,8 +32,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    dx, dfactor = BACKWARD(dy, *ctx.saved_tensors, ctx.kind)
-    return dx, None if ctx.saved_tensors[1] is None else dfactor, None
+    x, factor = ctx.saved_tensors
+    dx, dfactor = BACKWARD(dy, x, factor, ctx.kind)
+    return dx, None if factor is None else dfactor, None
 
 
 def _backward_twice(ctx: Any, ddx: Tensor, ddfactor: Tensor) -> tuple[Tensor | None, ...]:
