@@ -89,7 +89,3 @@ def test_the_models_are_of_one_size():
             sizes.append(sum(p.numel() for p in model.parameters()))
     assert abs(sizes[1] / sizes[0] - 1) < 0.01
     assert sizes[2] == sizes[1]
-
-
-def test_rates_come_from_the_list():
-    assert all(options["lr"] in demo.RATES for options in demo.RUNS.values())
