@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
-from recurra.blocks.common import add_residual, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
 from recurra.layers.aaren import AarenLayer, head_channels
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
@@ -84,5 +83,4 @@ class AarenBlock(nn.Module):
         if self.mlp is None or self.mlp_norm is None:
             return add_residual(self.out, y, x, p)
         y = self.out(y)
-        x, normed = self.mlp_norm.after(x, dropout(y, p) if p else y)
-        return add_residual(self.mlp, normed, x, p)
+        return add_mlp(self.mlp, self.mlp_norm, y, x, p)

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-__all__ = ["add_residual", "check_width", "end_rows"]
+from recurra.parts.norm import LayerNorm, RMSNorm
+
+__all__ = ["add_mlp", "add_residual", "check_width", "end_rows"]
 
 
 def check_width(x: Tensor, axes: tuple[str, ...], width: int) -> None:
@@ -25,3 +27,9 @@ def add_residual(part: nn.Module, y: Tensor, x: Tensor, p: float) -> Tensor:
     """x + part(y), which is dropped with probability p; without that, the sum goes with the product."""
     total: Tensor = x + dropout(part(y), p) if p else part(y, x)
     return total
+
+
+def add_mlp(mlp: nn.Module, norm: RMSNorm | LayerNorm, y: Tensor, x: Tensor, p: float) -> Tensor:
+    """s + mlp(norm(s)) with s = x + y; y and what the MLP makes are each dropped with probability p."""
+    total, normed = norm.after(x, dropout(y, p) if p else y)
+    return add_residual(mlp, normed, total, p)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
+from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
 from recurra.layers.table import LAYERS
 from recurra.ops.gated import CANDIDATES
 from recurra.ops.linear import state_dtype
@@ -102,22 +101,18 @@ class MinRNNBlock(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, MinRNNState]:
         """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
-        self._check(x, ("batch", "time"))
+        check_width(x, ("batch", "time"), self.config.width)
         conv, layer = (None, None) if state is None else state
         filtered = None
         if self.conv is not None:
             filtered, conv = self.conv(x, conv, reset, lengths)
         x, normed = self.norm.after(x, filtered)
         y, layer = self.layer(normed, layer, reset, lengths)
-        y = self._mix(x, y)
-        if lengths is not None:
-            alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
-            y = y.masked_fill(~alive[..., None], 0)
-        return y, MinRNNState(_history(x, conv), layer)
+        return end_rows(self._mix(x, y), lengths), MinRNNState(_history(x, conv), layer)
 
     def step(self, x_t: Tensor, state: MinRNNState | None = None) -> tuple[Tensor, MinRNNState]:
         """One step: y_t [B, width] and the state, from x_t [B, width]."""
-        self._check(x_t, ("batch",))
+        check_width(x_t, ("batch",), self.config.width)
         conv, layer = (None, None) if state is None else state
         filtered = None
         if self.conv is not None:
@@ -130,12 +125,5 @@ class MinRNNBlock(nn.Module):
         """What follows the recurrence, each position by itself; residual sums go with norms and products."""
         p = self.config.dropout if self.training else 0.0
         if self.mlp is None or self.mlp_norm is None:
-            return x + dropout(self.out(y), p) if p else self.out(y, x)
-        out = self.out(y)
-        x, normed = self.mlp_norm.after(x, dropout(out, p) if p else out)
-        return x + dropout(self.mlp(normed), p) if p else self.mlp(normed, x)
-
-    def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
-        width = self.config.width
-        if x.ndim != len(axes) + 1 or x.shape[-1] != width:
-            raise ValueError(f"x must be [{', '.join(axes)}, {width}], got {list(x.shape)}")
+            return add_residual(self.out, y, x, p)
+        return add_mlp(self.mlp, self.mlp_norm, self.out(y), x, p)

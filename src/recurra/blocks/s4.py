@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, glu
 
+from recurra.blocks.common import add_mlp, check_width, end_rows
 from recurra.layers.hippo import DIAGONALS
 from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
@@ -101,17 +101,13 @@ class S4Block(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, LinearState]:
         """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
-        self._check(x, ("batch", "time"))
+        check_width(x, ("batch", "time"), self.config.width)
         y, state = self.layer(self.norm(x), state, reset, lengths)
-        y = self._mix(x, y)
-        if lengths is not None:
-            alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
-            y = y.masked_fill(~alive[..., None], 0)
-        return y, state
+        return end_rows(self._mix(x, y), lengths), state
 
     def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """One step: y_t [B, width] and the state, from x_t [B, width]."""
-        self._check(x_t, ("batch",))
+        check_width(x_t, ("batch",), self.config.width)
         y, state = self.layer.step(self.norm(x_t), state)
         return self._mix(x_t, y), state
 
@@ -119,13 +115,6 @@ class S4Block(nn.Module):
         """What follows the state space, each position by itself."""
         p = self.config.dropout if self.training else 0.0
         mixed = glu(self.out(activate("gelu", y)))
-        mixed = dropout(mixed, p) if p else mixed
         if self.mlp is None or self.mlp_norm is None:
-            return x + mixed
-        x, normed = self.mlp_norm.after(x, mixed)
-        return x + dropout(self.mlp(normed), p) if p else self.mlp(normed, x)
-
-    def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
-        width = self.config.width
-        if x.ndim != len(axes) + 1 or x.shape[-1] != width:
-            raise ValueError(f"x must be [{', '.join(axes)}, {width}], got {list(x.shape)}")
+            return x + (dropout(mixed, p) if p else mixed)
+        return add_mlp(self.mlp, self.mlp_norm, mixed, x, p)

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from recurra import state as states
+from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
 from recurra.ops.attention import attention, attention_step
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
@@ -88,18 +87,15 @@ class TransformerBlock(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, KVState]:
         """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
-        self._check(x, ("batch", "time"))
+        check_width(x, ("batch", "time"), self.config.width)
         window, base = self.config.window, self.config.base
         y, end = attention(self._heads(x), state, reset, lengths, window=window, base=base)
-        y = self._mix(x, y.flatten(-2))
-        if lengths is not None:
-            alive = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
-            y = y.masked_fill(~alive[..., None], 0)
+        y = end_rows(self._mix(x, y.flatten(-2)), lengths)
         return y, states.to(end, dtype=x.dtype)
 
     def step(self, x_t: Tensor, state: KVState | None = None) -> tuple[Tensor, KVState]:
         """One step: y_t [B, width] and the state, from x_t [B, width]."""
-        self._check(x_t, ("batch",))
+        check_width(x_t, ("batch",), self.config.width)
         y, end = attention_step(self._heads(x_t), state, window=self.config.window, base=self.config.base)
         return self._mix(x_t, y.flatten(-2)), states.to(end, dtype=x_t.dtype)
 
@@ -112,12 +108,5 @@ class TransformerBlock(nn.Module):
         """What follows the attention, each position by itself."""
         p = self.config.dropout if self.training else 0.0
         if self.mlp is None or self.mlp_norm is None:
-            return x + dropout(self.out(y), p) if p else self.out(y, x)
-        out = self.out(y)
-        x, normed = self.mlp_norm.after(x, dropout(out, p) if p else out)
-        return x + dropout(self.mlp(normed), p) if p else self.mlp(normed, x)
-
-    def _check(self, x: Tensor, axes: tuple[str, ...]) -> None:
-        width = self.config.width
-        if x.ndim != len(axes) + 1 or x.shape[-1] != width:
-            raise ValueError(f"x must be [{', '.join(axes)}, {width}], got {list(x.shape)}")
+            return add_residual(self.out, y, x, p)
+        return add_mlp(self.mlp, self.mlp_norm, self.out(y), x, p)
