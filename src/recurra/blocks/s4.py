@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import dropout, glu
+from torch.nn.functional import dropout
 
 from recurra.blocks.common import add_mlp, check_width, end_rows
 from recurra.layers.hippo import DIAGONALS
@@ -114,7 +114,8 @@ class S4Block(nn.Module):
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the state space, each position by itself."""
         p = self.config.dropout if self.training else 0.0
-        mixed = glu(self.out(activate("gelu", y)))
+        value, gate = self.out(activate("gelu", y)).chunk(2, -1)
+        mixed = activate("sigmoid", gate, value)
         if self.mlp is None or self.mlp_norm is None:
             return x + (dropout(mixed, p) if p else mixed)
         return add_mlp(self.mlp, self.mlp_norm, mixed, x, p)

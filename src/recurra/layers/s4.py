@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from recurra.layers.hippo import legs
-from recurra.layers.s4d import Kept, check_width, steps
+from recurra.layers.s4d import check_width, steps
 from recurra.ops.dplr import Continuous, Discrete, discretise, dplr, dplr_step
 from recurra.ops.linear import start, state_dtype
+from recurra.parts.kept import Kept
 from recurra.state import LinearState
 
 __all__ = ["S4Layer"]
@@ -50,7 +51,7 @@ class S4Layer(nn.Module):
     def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """One step: y_t [B, D] and the state, from x_t [B, D]."""
         check_width("x_t", x_t, ("batch",), self.skip)
-        s, skip = self._kept(self._constants, list(self.parameters()))
+        s, skip = self._kept(self._constants, *self.parameters())
         like = x_t[:, None, :, None].to(s.a.dtype).expand(-1, -1, *s.a.shape)
         return dplr_step(x_t, LinearState(start(state, like)), s, skip)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from recurra.layers.hippo import DIAGONALS
 from recurra.ops.diagonal import diagonal_by_planes, layer_step, planes
 from recurra.ops.linear import start, state_dtype
-from recurra.ops.registry import unobserved
+from recurra.parts.kept import Kept
 from recurra.state import LinearState
 
 __all__ = ["DISCRETISATIONS", "S4DLayer"]
@@ -34,28 +33,6 @@ def bilinear(dt: Tensor, a: Tensor) -> Pair:
 
 # From h' = a h + u to h_t = a_bar h_{t-1} + b_bar u_t.
 DISCRETISATIONS: dict[str, Callable[[Tensor, Tensor], Pair]] = {"zoh": hold, "bilinear": bilinear}
-
-
-class Kept:
-    """What a step needs of the parameters, computed anew only where one of them has changed."""
-
-    def __init__(self) -> None:
-        # The old parameters are held too: no new one can take their place in memory meanwhile.
-        self.old: list[Tensor] = []
-        self.versions: list[int] = []
-        self.value: Any = None
-
-    def __call__(self, make: Callable[[], Any], parameters: list[Tensor]) -> Any:
-        if not unobserved(*parameters):
-            return make()
-        same = len(self.old) == len(parameters) and all(
-            old.data_ptr() == p.data_ptr() and old.dtype == p.dtype and version == p._version
-            for old, p, version in zip(self.old, parameters, self.versions, strict=True)
-        )
-        if not same:
-            self.value = make()  # first, as it may raise
-            self.old, self.versions = [p.detach() for p in parameters], [p._version for p in parameters]
-        return self.value
 
 
 class S4DLayer(nn.Module):
@@ -103,13 +80,13 @@ class S4DLayer(nn.Module):
     ) -> tuple[Tensor, LinearState]:
         """y [B, T, D] and the last state, from x [B, T, D]; masks as in `ops.masks`."""
         check_width("x", x, ("batch", "time"), self.skip)
-        parameters, skip = self._kept(self._constants, list(self.parameters()))
+        parameters, skip = self._kept(self._constants, *self.parameters())
         return diagonal_by_planes(x, parameters, skip, state, reset, lengths)
 
     def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """One step: y_t [B, D] and the state, from x_t [B, D]."""
         check_width("x_t", x_t, ("batch",), self.skip)
-        parameters, skip = self._kept(self._constants, list(self.parameters()))
+        parameters, skip = self._kept(self._constants, *self.parameters())
         like = x_t[:, None, None, None].expand(-1, -1, len(parameters), 2, -1)
         return layer_step(x_t, LinearState(start(state, like)), parameters, skip)
 

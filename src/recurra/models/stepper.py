@@ -32,8 +32,9 @@ class RecordedStepper:
     """The same as one native call: at a million parameters Python takes seven times as long as arithmetic.
 
     Logits and state lie in the same memory at each call. Weights are read where they lay when the step was
-    recorded: changes in place are seen, and once they have moved it is `stale`, not to be called again.
-    Raises NotRecordableError where the kernels can't do it all, or where somebody looks on.
+    recorded: changes in place are seen. Once they have moved, or something `Kept` of them is not what it
+    was, it is `stale`, not to be called again. Raises NotRecordableError where the kernels can't do it all,
+    or where somebody looks on.
     """
 
     def __init__(self, model: Any, state: Any) -> None:
@@ -60,8 +61,8 @@ class RecordedStepper:
 
     @property
     def stale(self) -> bool:
-        """True once the weights lie elsewhere, or in a forked child, which has one thread."""
-        return self._place != _place(self._model)
+        """True once weights lie elsewhere or constants are out of date, and in a forked child: one thread."""
+        return self._place != _place(self._model) or self._tape.stale
 
     def __call__(self, token: Tensor) -> Tensor:
         if token.shape != self._x.shape[:1]:

@@ -11,7 +11,7 @@ from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward
 from recurra.ops.native.softmaxes import softmax, softmax_backward
-from recurra.ops.native.tape import NotRecordableError, Tape, recording
+from recurra.ops.native.tape import Mark, NotRecordableError, Tape, constant, marks, recording, unrecorded
 
 __all__ = [
     "CHUNK",
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_TAPS",
     "PARALLEL",
     "STATES",
+    "Mark",
     "NotRecordableError",
     "Tape",
     "activation",
@@ -28,6 +29,7 @@ __all__ = [
     "available",
     "cell",
     "cell_backward",
+    "constant",
     "conv",
     "conv_backward",
     "conv_step",
@@ -38,6 +40,7 @@ __all__ = [
     "lay_out",
     "layer_step",
     "level",
+    "marks",
     "matvec",
     "norm",
     "norm_backward",
@@ -54,4 +57,5 @@ __all__ = [
     "takes",
     "threads_for",
     "time_major",
+    "unrecorded",
 ]

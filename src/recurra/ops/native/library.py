@@ -10,6 +10,7 @@ import os
 import threading
 import warnings
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,9 +135,9 @@ def require(*tensors: Tensor) -> ctypes.CDLL:
 
 
 class _Tapes(threading.local):
-    """Of each thread: the calls that are being recorded, if they are."""
+    """Of each thread: the `Tape` on which calls are being recorded, if they are."""
 
-    calls: list[tuple[str, bytes]] | None = None
+    tape: Any = None
 
 
 tapes = _Tapes()
@@ -145,8 +146,8 @@ tapes = _Tapes()
 def call(name: str, record: bytes) -> None:
     """Call an exported function with its record."""
     getattr(require_library(), f"recurra_{name}")(record)
-    if tapes.calls is not None:
-        tapes.calls.append((name, record))
+    if tapes.tape is not None:
+        tapes.tape.add(name, record)
 
 
 def address(name: str) -> int:

@@ -1,18 +1,24 @@
 """A chain of native calls, made again with one call: what a step costs beside its arithmetic is Python."""
 
 import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 
 from recurra.ops.native.library import address, call, tapes
 
 _COPY = struct.Struct("3q")
 _REPLAY = struct.Struct("2q")
 _CALL = struct.Struct("2q")
-_ALLOCATIONS = {"aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided"}
+# They read no tensor's numbers.
+_IDLE = {"aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided", "aten::promote_types"}
+
+# Address, dtype, and how often it was written to.
+Mark = tuple[int, torch.dtype, int]
 
 
 class NotRecordableError(RuntimeError):
@@ -23,34 +29,41 @@ class Tape(TorchDispatchMode):
     """Records the native calls made under it, and the memory they use; `replay` makes them again.
 
     The same addresses are read and written each time: inputs are to be written in place. Raises
-    NotRecordableError where torch computes anything, for a replay would miss it.
+    NotRecordableError where torch computes anything, for a replay would miss it; what it computes of
+    parameters that seldom change may come by way of `unrecorded` and `constant`.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._calls: list[tuple[str, bytes]] = []
         self._kept: list[Any] = []
+        self._sources: list[Tensor] = []
+        self._marks: list[Mark] = []
         self._replay: bytes | None = None
 
     def __enter__(self) -> "Tape":
-        if tapes.calls is not None:
+        if recording():
             raise RuntimeError("a tape is being recorded already")
         super().__enter__()  # type: ignore[no-untyped-call]
-        tapes.calls = self._calls
+        tapes.tape = self
         return self
 
     def __exit__(self, *error: Any) -> None:
-        tapes.calls = None
+        tapes.tape = None
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not (_allocates(func) or _views(func)):
+        if not (func._schema.name in _IDLE or _views(func)):
             raise NotRecordableError(f"{func} is not a native kernel")
         self._kept.append(out)
         return out
+
+    def add(self, name: str, record: bytes) -> None:
+        """Append a call that has been made."""
+        self._calls.append((name, record))
 
     def keep(self, *tensors: Tensor) -> None:
         """Hold these too: what a kernel reads must not be freed."""
@@ -64,6 +77,18 @@ class Tape(TorchDispatchMode):
             size = to.numel() * to.element_size()
             self._calls.append(("copy", _COPY.pack(to.data_ptr(), source.data_ptr(), size)))
         self.keep(to, source)
+
+    def constant(self, value: Any, sources: Sequence[Tensor]) -> None:
+        """Hold what was computed of `sources` past the tape; a change of theirs makes this `stale`."""
+        self._kept.append(value)
+        self.keep(*(x.detach() for x in sources))
+        self._sources += sources
+        self._marks += marks(sources)
+
+    @property
+    def stale(self) -> bool:
+        """True once what its constants were computed of has moved or was written to."""
+        return self._marks != marks(self._sources)
 
     def replay(self) -> None:
         """Make all calls again, in their order."""
@@ -82,8 +107,30 @@ class Tape(TorchDispatchMode):
         return _REPLAY.pack(len(records), calls.data_ptr())
 
 
-def _allocates(func: Any) -> bool:
-    return func._schema.name in _ALLOCATIONS
+def marks(tensors: Sequence[Tensor]) -> list[Mark]:
+    """What tells of each tensor that it has moved, as long as its old memory is held, or was written to."""
+    return [(x.data_ptr(), x.dtype, x._version) for x in tensors]
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Compute past the tape that is being recorded, if one is; `constant` is to hold what comes of it."""
+    tape = tapes.tape
+    if tape is None:
+        yield
+        return
+    tapes.tape = None
+    try:
+        with _pop_mode_temporarily():
+            yield
+    finally:
+        tapes.tape = tape
+
+
+def constant(value: Any, sources: Sequence[Tensor]) -> None:
+    """Tell the tape that is being recorded, if one is, that `value` was computed of `sources`."""
+    if recording():
+        tapes.tape.constant(value, sources)
 
 
 def _views(func: Any) -> bool:
@@ -94,4 +141,4 @@ def _views(func: Any) -> bool:
 
 def recording() -> bool:
     """True while this thread records a tape."""
-    return tapes.calls is not None
+    return tapes.tape is not None
