@@ -78,10 +78,12 @@ struct SelectiveLoop {
   // State k through the chunk, from h[0] to h[steps].
   void advance(Steps& r, i64 from, i64 steps, i64 k, V a, V* keep, V* h) const {
     const V rate = a * kLog2e;
+    V now = h[0];  // in a register: read back from memory, it would wait for the store each step
     for (i64 i = 0; i < steps; ++i) {
       keep[i] = exp2<T>(r.delta[i] * rate);
-      h[i + 1] = keep[i] * (cut(from + i) ? V{} : h[i]) + get(s.b, from + i, k) * r.in[i];
-      r.y[i] += get(s.c, from + i, k) * h[i + 1];
+      now = keep[i] * (cut(from + i) ? V{} : now) + get(s.b, from + i, k) * r.in[i];
+      r.y[i] += get(s.c, from + i, k) * now;
+      h[i + 1] = now;
     }
   }
 
