@@ -55,14 +55,34 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        p, size = self.layer, 2 * x.shape[1]
+        p = self.layer
         a = torch.complex(-p.log_a_real.exp(), p.a_imag)
         z = p.log_dt.exp()[:, None] * a
         powers = (z[..., None] * torch.arange(x.shape[1])).exp()
         kernel = 2 * torch.einsum("dn,dnt->td", torch.view_as_complex(p.c) * (z.exp() - 1) / a, powers).real
-        y = torch.fft.irfft(torch.fft.rfft(x, size, 1) * torch.fft.rfft(kernel, size, 0), size, 1)
-        total: Tensor = y[:, : x.shape[1]] + p.skip * x
+        total: Tensor = convolved(x, kernel) + p.skip * x
         return total
+
+
+class KernelGiven(nn.Module):
+    """The same but for its kernel, which is a parameter: what a convolution by FFT takes at the least."""
+
+    def __init__(self, layer: Any, time: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(time, layer.width))
+        self.skip: nn.Parameter = layer.skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        return convolved(x, self.kernel) + self.skip * x
+
+
+def convolved(x: Tensor, kernel: Tensor) -> Tensor:
+    """[B, T, D] with [T, D], causal, by FFT."""
+    time = x.shape[1]
+    spectrum = torch.fft.rfft(x, 2 * time, 1) * torch.fft.rfft(kernel, 2 * time, 0)
+    y: Tensor = torch.fft.irfft(spectrum, 2 * time, 1)[:, :time]
+    return y
 
 
 class Rival(NamedTuple):
@@ -116,6 +136,9 @@ PEERS: dict[str, Peer] = {
     "transformers Mamba": Peer("transformers", _mamba, MAMBA),
     "transformers RWKV": Peer("transformers", _rwkv, TIME_MIX),
     "FFT convolution": Peer("torch", lambda width: Convolution(RIVALS[S4D].build(width)), S4D),
+    "FFT convolution, kernel given": Peer(
+        "torch", lambda width: KernelGiven(RIVALS[S4D].build(width), RIVALS[S4D].time), S4D
+    ),
 }
 
 
