@@ -30,7 +30,9 @@ def _bare(name: str) -> dict[str, Any]:
     """Without what can be left out, and with another size or norm, as far as the block has such a choice."""
     conv = 1 if name == "mamba" else 0  # of which the conv is no option
     bare = {"conv": conv, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
-    return {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
+    of_layer = {"mingru": {"learned_state": True}, "minlstm": {"learned_state": True, "normalized": False}}
+    known = {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
+    return known | of_layer.get(name, {})
 
 
 EVERY = [Kind(name, options) for name in BLOCKS for options in ({}, _bare(name))]
@@ -130,6 +132,7 @@ def test_every_parameter_and_the_state_receive_a_gradient(kind: Kind) -> None:
     begin = state.detach(_given(block))
     parts = [leaf.requires_grad_() for leaf in leaves(begin) if leaf.dtype != torch.int64]
     y, end = block(_x(), begin)
+    y = y + block(_x())[0]  # which reads a start that is learned
     (y.square().sum() + sum(leaf.abs().square().sum() for leaf in leaves(end))).backward()
     for name, p in [*block.named_parameters(), *((f"state {i}", s) for i, s in enumerate(parts))]:
         assert p.grad is not None, name
@@ -246,6 +249,13 @@ WRONG: dict[str, dict[str, Any]] = {
     "candidate": {"candidate": "none"},
     "layer": {"layer": "none"},
 }
+
+
+@pytest.mark.parametrize(("name", "field"), [("gru", "learned_state"), ("mingru", "normalized")])
+def test_choices_that_a_layer_does_not_have(name: str, field: str) -> None:
+    row = BLOCKS[name]
+    with pytest.raises(ValueError, match=f"{field} is not for layer '{name}', but for "):
+        row.config(width=WIDTH, **row.fixed, **{field: field == "learned_state"})
 
 
 @pytest.mark.parametrize("field", list(WRONG))

@@ -18,11 +18,13 @@ from recurra.state import ConvState, MinRNNState
 __all__ = ["MinRNNBlock", "MinRNNConfig"]
 
 _GATED = ("mingru", "minlstm")
+# Which layers have a choice.
+_CHOICES = {"candidate": _GATED, "forget_bias": _GATED, "learned_state": _GATED, "normalized": ("minlstm",)}
 
 
 @dataclass(frozen=True)
 class MinRNNConfig:
-    """Sizes and choices of one block; conv, mlp 0: without. candidate, forget_bias: minRNN layers alone."""
+    """Sizes and choices of one block; conv, mlp 0: without. From candidate on: of minRNN layers alone."""
 
     width: int
     layer: str = "mingru"
@@ -33,11 +35,11 @@ class MinRNNConfig:
     dropout: float = 0.0
     candidate: str = "positive"
     forget_bias: float = 0.0
+    learned_state: bool = False
+    normalized: bool = True
 
     def __post_init__(self) -> None:
-        for field, known in (("layer", LAYERS), ("norm", NORMS), ("candidate", CANDIDATES)):
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        self._check_names()
         if self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width}")
         if not self.expansion > 0 or self.hidden < 1:
@@ -46,8 +48,14 @@ class MinRNNConfig:
             raise ValueError(f"conv and mlp must not be negative, got {self.conv} and {self.mlp}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.layer not in _GATED and (self.candidate, self.forget_bias) != ("positive", 0.0):
-            raise ValueError(f"candidate and forget_bias are not for layer {self.layer!r}")
+
+    def _check_names(self) -> None:
+        for field, known in (("layer", LAYERS), ("norm", NORMS), ("candidate", CANDIDATES)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
+        for field, layers in _CHOICES.items():
+            if self.layer not in layers and getattr(self, field) != getattr(MinRNNConfig, field):
+                raise ValueError(f"{field} is not for layer {self.layer!r}, but for {' and '.join(layers)}")
 
     @property
     def hidden(self) -> int:
@@ -57,9 +65,8 @@ class MinRNNConfig:
 
 def _layer(config: MinRNNConfig) -> Any:
     make: Any = LAYERS[config.layer].layer
-    if config.layer not in _GATED:
-        return make(config.width, config.hidden)
-    return make(config.width, config.hidden, candidate=config.candidate, forget_bias=config.forget_bias)
+    chosen = {field: getattr(config, field) for field, layers in _CHOICES.items() if config.layer in layers}
+    return make(config.width, config.hidden, **chosen)
 
 
 def _history(x: Tensor, conv: ConvState | None) -> ConvState:
