@@ -139,19 +139,23 @@ def test_info(command, trained):
 def test_another_task_has_the_same_verbs(command, tmp_path):
     """Selective copying from its first step to its answers; the run knows its task."""
     run = tmp_path / "run"
-    words = ["--task", "selective_copying", *SMALL, "--context", "20", "--windows", "4", "--device", "cpu"]
+    task = "selective_copying:count=8"
+    words = ["--task", task, *SMALL, "--context", "20", "--windows", "4", "--device", "cpu"]
     code, out, err = command("train", *words, "--out", run)
     assert code == 0, err
     assert "accuracy held out" in out
-    assert checkpoint.options(checkpoint.last(run)).task == "selective_copying"
+    assert checkpoint.options(checkpoint.last(run)).task == task
     code, _, err = command("train", "--resume", "auto", "--steps", "6", "--out", run)
     assert code == 0, err
     assert (run / "metrics.csv").read_text().splitlines()[0].endswith("seconds,valid_accuracy")
     assert (run / "loss.png").stat().st_size
     code, out, err = command("eval", run)
     assert code == 0, err
-    assert "selective_copying of length 20: 1,024 held-out sequences, 16,384 answers\naccuracy 0." in out
-    assert "of length 30" in command("eval", run, "--context", "30")[1]
+    assert "length      20  accuracy 0." in out
+    assert "(8,192 answers)" in out
+    out = command("eval", run, "--context", "30", "--context", "24")[1]
+    assert "length      30  accuracy" in out
+    assert "length      24  accuracy" in out
     code, out, err = command("info", run)
     assert code == 0, err
     for words in ("selective_copying", "16 tokens", "accuracy", "steps       6,"):
@@ -212,6 +216,7 @@ def _wrong(tmp_path):
         (["good", "--device", "cuda"], 1, "cuda"),
         (["good", "--nonsense"], 2, "--nonsense"),
         (["good", "--task", "juggling"], 2, "task must be one of text"),
+        (["--task", "selective_copying:size=2"], 2, "no option 'size'; known are count"),
         (["good", "--task", "selective_copying"], 1, "nothing to read in good"),
         (["--task", "selective_copying"], 1, "context must be at least 16"),
         (["--task", "selective_copying", "--context", "16", "--carry"], 1, "carry"),

@@ -10,38 +10,47 @@ import torch
 
 from recurra.models import language_model
 from recurra.models.cross_entropy import IGNORED
-from recurra.tasks import sampled, selective_copying
-from recurra.tasks.sampled import Sampled
-from recurra.tasks.table import TASKS
+from recurra.tasks import answers
+from recurra.tasks.answers import judge
+from recurra.tasks.sampled import TEST, VALIDATION, Sampled
+from recurra.tasks.selective_copying import SelectiveCopying
+from recurra.tasks.table import TASKS, parse
 
 CONTEXT = 20
-DRAWN = [name for name in TASKS if name != "text"]
+DRAWN = [name for name, kind in TASKS.items() if issubclass(kind, Sampled)]
 
 
 @pytest.fixture(params=DRAWN)
 def task(request):
-    return TASKS[request.param].load(Path())
+    return parse(request.param).load(Path())
+
+
+def _batch(task, rows, seed=0, step=0):
+    return task.feed(rows, CONTEXT, seed, carry=False).batch(step)
 
 
 def test_names_are_those_of_the_table(task):
-    assert isinstance(task, Sampled)
-    assert TASKS[task.name].load(Path()) is task
+    assert type(task) is TASKS[task.name]
+    assert parse(task.name) == task
 
 
 def test_batches_are_a_function_of_seed_and_step(task):
     def batches(seed, steps):
-        feed = task.feed(3, CONTEXT, seed, carry=False)
-        return {step: torch.stack(feed.batch(step)) for step in steps}
+        return {step: _batch(task, 9, seed, step) for step in steps}
 
     first, again, other = batches(1, [0, 30, 3]), batches(1, [3, 0, 30]), batches(2, [0, 30, 3])
-    assert all(first[step].equal(again[step]) for step in first)
+    assert all(_same(first[step], again[step]) for step in first)
     drawn = [*first.values(), *other.values()]
-    assert not any(a.equal(b) for i, a in enumerate(drawn) for b in drawn[:i])
+    assert not any(_same(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
     assert task.feed(3, CONTEXT, 1, carry=False).fresh(1)
 
 
+def _same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_tokens_and_targets_are_of_the_task(task):
-    tokens, targets = task.feed(5, CONTEXT, 0, carry=False).batch(0)
+    tokens, targets = _batch(task, 5)
     assert tokens.shape == targets.shape
     assert len(tokens) == 5
     assert tokens.dtype == targets.dtype == torch.int64
@@ -52,39 +61,85 @@ def test_tokens_and_targets_are_of_the_task(task):
 
 
 def test_what_is_held_out_is_not_trained_on(task):
-    held_out = task._held_out(5, CONTEXT)[0]
-    assert held_out.equal(task._held_out(5, CONTEXT)[0])
+    def held_out(kind):
+        return next(task.held_out(kind, [CONTEXT], 9))
+
+    assert _same(held_out(TEST), held_out(TEST))
+    assert not _same(held_out(TEST), held_out(VALIDATION))
     for seed, step in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        assert not held_out.equal(task.feed(5, CONTEXT, seed, carry=False).batch(step)[0])
+        drawn = _batch(task, 9, seed, step)
+        assert not any(_same(drawn, held_out(kind)) for kind in (TEST, VALIDATION))
 
 
 def test_worked_example(task):
-    done = doctest.testmod(importlib.import_module(f"recurra.tasks.{task.name}"))
+    done = doctest.testmod(importlib.import_module(type(task).__module__))
     assert done.attempted
     assert not done.failed
 
 
 def test_what_the_task_has_not_is_named(task):
     with pytest.raises(ValueError, match=f"{task.name} draws its own sequences"):
-        TASKS[task.name].prepare("a file", Path(), "byte", 0, None)
+        task.prepare("a file", Path(), "byte", 0, None)
     with pytest.raises(ValueError, match=f"{task.name} draws its own sequences"):
-        TASKS[task.name].read("a file", None)
+        task.read("a file", None)
     with pytest.raises(ValueError, match="carry"):
         task.feed(3, CONTEXT, 0, carry=True)
 
 
-def test_the_score_is_counted_over_all_sequences(task, monkeypatch):
+# Where some answers are more frequent than others.
+UNEVEN = {
+    "majority": "of those as frequent the largest is the answer",
+    "majority_count": "7 is the usual one",
+}
+
+
+def test_a_guess_is_right_by_chance(task):
+    """Whoever always says the same; and scaled by chance, it is worth nothing."""
+    if task.name in UNEVEN:
+        pytest.skip(UNEVEN[task.name])
+    batches = list(task.held_out(TEST, task.spread(CONTEXT, 4000), 4000))
+    said = batches[0][1].max().item()
+    guess = judge(_saying(said, task.size), batches)
+    assert guess.accuracy == pytest.approx(task.chance, abs=3 * (task.chance / guess.asked) ** 0.5)
+    assert task._values(guess)["scaled_accuracy"] == pytest.approx(0, abs=0.06)
+
+
+def _saying(token, size):
+    """A model that always gives one answer."""
+
+    class Saying(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.eye(size)[token])
+
+        def forward(self, tokens):
+            return self.logits.expand(*tokens.shape, -1), None
+
+    return Saying()
+
+
+def test_answers_are_counted_over_all_sequences(task, monkeypatch):
     model = language_model("mingru", task.size, 8, 1).eval()
-    tokens, targets = task._held_out(7, CONTEXT)
-    answers = model(tokens)[0].argmax(-1)
+    tokens, targets = next(task.held_out(TEST, [CONTEXT], 7))
     asked = targets != IGNORED
-    want = (answers == targets)[asked].double().mean().item()
-    monkeypatch.setattr(sampled, "CHUNK", 3 * tokens.shape[1])
-    assert task.score(model, CONTEXT, 7) == pytest.approx(want)
-    loss = model.loss(tokens, targets)[0].item()
-    assert task._judge(model, tokens, targets)[1] == pytest.approx(loss, rel=1e-5)
+    want = (model(tokens)[0].argmax(-1) == targets)[asked].double().mean().item()
+    monkeypatch.setattr(answers, "CHUNK", 3 * tokens.shape[1])
+    got = judge(model, [(tokens, targets)])
+    assert got.accuracy == pytest.approx(want)
+    assert got.loss == pytest.approx(model.loss(tokens, targets)[0].item(), rel=1e-5)
+    assert got.asked == asked.sum()
     assert task.better(0.5, 0.4)
     assert not task.better(0.4, 0.4)
+
+
+def test_scores_are_those_of_the_lengths(task, monkeypatch):
+    monkeypatch.setattr("recurra.tasks.sampled.SEQUENCES", 16)
+    model = language_model("mingru", task.size, 8, 1).eval()
+    scores = task.scores(model, CONTEXT, [24, 20])
+    assert list(scores)[:3] == ["accuracy@24", "scaled_accuracy@24", "loss@24"]
+    assert scores["accuracy@20"] == judge(model, task.held_out(TEST, [20], 16)).accuracy
+    assert len(task.report(model, CONTEXT, [24, 20])) == 2
+    assert 0 <= task.score(model, CONTEXT, 16) <= 1
 
 
 def test_a_model_that_copies_is_right():
@@ -98,16 +153,16 @@ def test_a_model_that_copies_is_right():
 
     model = type("Copies", (), {"__call__": lambda _, tokens: answers(tokens)})()
     model.parameters = lambda: iter([torch.zeros(1)])
-    assert selective_copying.TASK.score(model, 40, 9) == 1
+    assert SelectiveCopying().score(model, 40, 9) == 1
 
 
 def test_selective_copying_needs_room():
     with pytest.raises(ValueError, match="context must be at least 16"):
-        selective_copying.TASK.feed(3, 15, 0, carry=False)
+        SelectiveCopying().feed(3, 15, 0, carry=False)
 
 
 def test_places_and_data_are_drawn_alike():
-    tokens, _ = selective_copying.sample(np.random.default_rng(0), 4000, 8, count=2)
+    tokens, _ = SelectiveCopying(count=2).sample(np.random.default_rng(0), 4000, 8)
     places = (tokens[:, :8] != 15).double().mean(0)
     assert (places - 0.25).abs().max() < 0.03
     data = tokens[:, :8][tokens[:, :8] != 15].bincount(minlength=16) / 8000

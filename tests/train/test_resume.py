@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recurra.tasks.table import TASKS
+from recurra.tasks.table import TASKS, parse
 from recurra.train import checkpoint
 from recurra.train.loop import fit
 from recurra.train.report import Report
@@ -42,19 +42,29 @@ def stop_at(monkeypatch):
         {"dropout": 0.2, "accumulate": 2},
         {"precision": "bf16-mixed"},
         {"precision": "64-true"},
-        {"task": "selective_copying", "context": 16},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_after_an_exception(text, small, model, losses, stop_at, tmp_path, options, step):
     config = small(**options)
-    data = text if config.task == "text" else TASKS[config.task].load(tmp_path)
-    fit(model(config), data, config, tmp_path / "unbroken")
+    fit(model(config), text, config, tmp_path / "unbroken")
     stop_at(step)
     with pytest.raises(StoppedError):
+        fit(model(config), text, config, tmp_path / "broken")
+    fit(model(small(seed=9, dropout=config.dropout)), text, config, tmp_path / "broken")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "text"])
+def test_of_every_task(small, model, losses, stop_at, tmp_path, task):
+    config = small(task=task, context=16, steps=3, every=2)
+    data = parse(task).load(tmp_path)
+    fit(model(config), data, config, tmp_path / "unbroken")
+    stop_at(1)
+    with pytest.raises(StoppedError):
         fit(model(config), data, config, tmp_path / "broken")
-    fit(model(small(seed=9, dropout=config.dropout)), data, config, tmp_path / "broken")
+    fit(model(small(seed=9)), data, config, tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 

@@ -10,7 +10,7 @@ from recurra.blocks.table import BLOCKS
 from recurra.cli.generate import Run, opened
 from recurra.models import SequenceModel, language_model
 from recurra.ops import native
-from recurra.tasks.table import TASKS, Task
+from recurra.tasks.table import Task, parse
 from recurra.tasks.text import Text
 from recurra.train import checkpoint
 from recurra.train.metrics import unit
@@ -23,19 +23,20 @@ def evaluate(
         str | None, typer.Argument(metavar="FILE", help="Text; none: what the run held out.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=1, help="Of fresh windows or sequences; default: the training's.")
+        list[int] | None,
+        typer.Option(min=1, help="Of fresh windows or sequences; repeatable; default: the task's."),
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="Also write RUN/samples.md.")] = False,
 ) -> None:
     """What a run is worth at its task; text: bits per byte and perplexity, fresh and with carried state."""
     model, folder = opened(run), checkpoint.best(run)
     options = checkpoint.options(folder)
-    row = TASKS[options.task]
-    data = row.read(file, model.vocabulary) if file else row.load(run / "text")
+    task = parse(options.task)
+    data = task.read(file, model.vocabulary) if file else task.load(run / "text")
     print(f"{options.task}; model of step {checkpoint.position(folder).step}")
-    print("\n".join(data.report(model, context or options.context)))
+    print("\n".join(data.report(model, options.context, context or ())))
     if samples:
-        _write_samples(run, model, row.load(run / "text"))
+        _write_samples(run, model, task.load(run / "text"))
 
 
 def _write_samples(run: Path, model: SequenceModel, data: Task) -> None:
@@ -49,7 +50,7 @@ def info(run: Run) -> None:
     """What a run is: its task and model, and how far it got."""
     folder = checkpoint.best(run)
     model, options = opened(run), checkpoint.options(folder)
-    data = TASKS[options.task].load(run / "text")
+    data = parse(options.task).load(run / "text")
     position = checkpoint.position(checkpoint.last(run) or folder)
     score = position.best_score
     rows = {

@@ -10,7 +10,7 @@ import typer
 
 from recurra.blocks.table import BLOCKS, configurable
 from recurra.models import SequenceModel, language_model
-from recurra.tasks.table import TASKS, Task
+from recurra.tasks.table import Task, parse
 from recurra.train import checkpoint
 from recurra.train.config import FIXED, TrainConfig, kind_of, read, write
 from recurra.train.loop import fit, launch
@@ -69,11 +69,11 @@ def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) ->
 
 def _data(config: TrainConfig, out: Path, start: Path | None, anew: bool) -> Task:
     """The task in the run's folder; set up there first where the run is new."""
+    task = parse(config.task)
     if not anew:
-        return TASKS[config.task].load(out / "text")
+        return task.load(out / "text")
     vocabulary = SequenceModel.from_pretrained(start).vocabulary if start else None
-    row = TASKS[config.task]
-    return row.prepare(config.source, out / "text", config.vocabulary, config.tokens, vocabulary)
+    return task.prepare(config.source, out / "text", config.vocabulary, config.tokens, vocabulary)
 
 
 def _model(config: TrainConfig, vocabulary: int) -> SequenceModel:

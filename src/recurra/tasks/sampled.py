@@ -1,23 +1,22 @@
-"""Tasks whose sequences are drawn: a sampler each, and the share of right answers as their metric."""
+"""Tasks whose sequences are drawn: what a step reads, what is held out, and what answers are worth."""
 
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from recurra.models.cross_entropy import IGNORED
-from recurra.tasks.losses import CHUNK, device_of
+from recurra.tasks.answers import Answers, judge
 
-__all__ = ["Drawing", "Sampled", "Sampler"]
+__all__ = ["Drawing", "Sampled"]
 
-# (draw, rows, length) to tokens and targets, both [rows, T], targets of -100 where nothing is asked.
-Sampler = Callable[[np.random.Generator, int, int], tuple[Tensor, Tensor]]
-# What the seeds of the two kinds of sequences begin with, so that no run trains on what is held out.
-TRAINING, HELD_OUT = 0, 1
-# Held-out sequences of a report.
+# What the seeds of the kinds of sequences begin with, so that no run trains on what is held out, and that
+# no checkpoint is chosen by what it is judged by.
+TRAINING, VALIDATION, TEST = 0, 1, 2
+# Held-out sequences of each length.
 SEQUENCES = 1024
 
 
@@ -25,9 +24,9 @@ SEQUENCES = 1024
 class Drawing:
     """Sequences drawn anew at every step, by seed and step alone."""
 
-    sample: Sampler
+    task: "Sampled"
     rows: int
-    length: int
+    context: int
     seed: int
 
     def fresh(self, step: int) -> bool:
@@ -35,72 +34,112 @@ class Drawing:
         return True
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Tokens and targets of a step."""
-        return self.sample(np.random.default_rng((TRAINING, self.seed, step)), self.rows, self.length)
+        """Inputs and targets of a step."""
+        draw = np.random.default_rng((TRAINING, self.seed, step))
+        return self.task.sample(draw, self.rows, self.task.length(draw, self.context))
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """A task whose sequences of `size` tokens are drawn by `sample`.
+class Sampled(ABC):
+    """A task whose sequences are drawn by `sample`: a frozen dataclass, whose fields are its options.
 
-    context is the length that the task's paper counts. The held-out sequences are the same for all runs.
+    context is the length that the task's paper counts, `context` of the class the one a run takes unless
+    told. What is held out is the same for all runs. chance: the share of right answers that a guess has.
     """
 
-    name: str
-    sample: Sampler
-    size: int
-
+    name: ClassVar[str]
+    context: ClassVar[int] = 256
     metric: ClassVar[str] = "accuracy"
     source: ClassVar[str] = "drawn anew at every step"
     vocabulary: ClassVar[None] = None
 
-    def without(self, source: str | None, *_: Any) -> "Sampled":
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Tokens, of what is read and of what is answered."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """Share of right answers of a guess."""
+
+    @abstractmethod
+    def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Tokens and targets, both [rows, T], targets of -100 where nothing is asked."""
+
+    def length(self, draw: np.random.Generator, context: int) -> int:
+        """Of the sequences of a step."""
+        return context
+
+    def spread(self, context: int, count: int) -> Sequence[int]:
+        """The lengths that a score is the mean over, `count` at most."""
+        return [context]
+
+    def lengths(self, context: int) -> Sequence[int]:
+        """Where a trained model is judged unless told."""
+        return [context]
+
+    def prepare(self, source: str | None, *_: Any) -> "Sampled":
         """Itself. Raises ValueError where a source is given."""
         if source is not None:
             raise ValueError(f"{self.name} draws its own sequences, there is nothing to read in {source}")
         return self
 
+    def load(self, folder: Any) -> "Sampled":
+        """Itself: it leaves nothing in a folder."""
+        return self
+
+    def read(self, source: str, *_: Any) -> "Sampled":
+        """Raises ValueError."""
+        return self.prepare(source)
+
     def feed(self, rows: int, context: int, seed: int, carry: bool) -> Drawing:
         """Raises ValueError where the state is to be carried, or the context is one that can't be drawn."""
         if carry:
             raise ValueError(f"carry: no sequence of {self.name} goes on from another")
-        self._held_out(1, context)
-        return Drawing(self.sample, rows, context, seed)
+        self.sample(np.random.default_rng(0), 1, context)
+        return Drawing(self, rows, context, seed)
 
     def measures(self, loss: float) -> dict[str, float]:
         """Nothing: right answers are not to be told from a loss."""
         return {}
 
     def score(self, model: Any, context: int, count: int) -> float:
-        """Share of the targets of `count` held-out sequences that are the likeliest token."""
-        return self._judge(model, *self._held_out(count, context))[0]
+        """Share of right answers in about `count` sequences; none of them is in `scores`."""
+        return judge(model, self.held_out(VALIDATION, self.spread(context, count), count)).accuracy
 
     def better(self, score: float, than: float) -> bool:
         """Whether it is higher."""
         return score > than
 
-    def report(self, model: Any, context: int) -> list[str]:
-        """Accuracy and loss."""
-        tokens, targets = self._held_out(SEQUENCES, context)
-        accuracy, nats = self._judge(model, tokens, targets)
-        asked = int((targets != IGNORED).sum())
+    def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
+        """Accuracy, scaled accuracy (0: chance, 1: solved) and loss; `accuracy@40` is that of length 40."""
+        return {
+            f"{name}@{where}": value
+            for where, answers in self._judged(model, context, lengths).items()
+            for name, value in self._values(answers).items()
+        }
+
+    def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
+        """The same, a line a length."""
         return [
-            f"{self.name} of length {context}: {SEQUENCES:,} held-out sequences, {asked:,} answers",
-            f"accuracy {accuracy:.4f}  {nats:.4f} nats",
+            f"length {where:>7}  {'  '.join(f'{k} {v:.4f}' for k, v in self._values(answers).items())}  "
+            f"({answers.asked:,} answers)"
+            for where, answers in self._judged(model, context, lengths).items()
         ]
 
-    def _held_out(self, count: int, length: int) -> tuple[Tensor, Tensor]:
-        return self.sample(np.random.default_rng(HELD_OUT), count, length)
+    def held_out(self, kind: int, lengths: Sequence[int], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets, as many of each length, at least `count` in all."""
+        for length in lengths:
+            yield self.sample(np.random.default_rng((kind, length)), math.ceil(count / len(lengths)), length)
 
-    @torch.no_grad()
-    def _judge(self, model: Any, tokens: Tensor, targets: Tensor) -> tuple[float, float]:
-        """Share of right answers and mean nats, a few sequences at a time."""
-        rows, right, nats = max(CHUNK // tokens.shape[1], 1), 0, 0.0
-        for x, y in zip(tokens.split(rows), targets.split(rows), strict=True):
-            logits = model(x.to(device_of(model)))[0].float().cpu()
-            right += int((logits.argmax(-1) == y).sum())
-            nats += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), y.flatten(), reduction="sum"
-            ).item()
-        asked = int((targets != IGNORED).sum())
-        return right / asked, nats / asked
+    def _judged(self, model: Any, context: int, lengths: Sequence[int]) -> dict[str, Answers]:
+        """Those of each length by its name; unless told where, also those of all lengths of a score."""
+        parts = {str(n): [n] for n in lengths or self.lengths(context)}
+        spread = self.spread(context, SEQUENCES)
+        if not lengths and len(spread) > 1:
+            parts[f"{spread[0]}-{spread[-1]}"] = list(spread)
+        return {k: judge(model, self.held_out(TEST, part, SEQUENCES)) for k, part in parts.items()}
+
+    def _values(self, answers: Answers) -> dict[str, float]:
+        scaled = (answers.accuracy - self.chance) / (1 - self.chance)
+        return {"accuracy": answers.accuracy, "scaled_accuracy": scaled, "loss": answers.loss}

@@ -1,15 +1,18 @@
 """Selective copying (arXiv 2312.00752, appendix E.1): tell the data without the noise in between.
 
-Tokens 1 to 14 are data, 15 is noise, 0 asks. Sixteen data tokens, each equally likely, stand at random
-places among `length` positions; then they are asked for one by one, in their order: length + 16 steps in
+Tokens 1 to 14 are data, 15 is noise, 0 asks. `count` data tokens, each equally likely, stand at random
+places among `length` positions; then they are asked for one by one, in their order: length + count steps in
 all. Numbered as in the code of arXiv 2410.01201.
 
->>> tokens, targets = sample(np.random.default_rng(3), rows=1, length=8, count=3)
+>>> tokens, targets = SelectiveCopying(count=3).sample(np.random.default_rng(3), rows=1, length=8)
 >>> tokens
 tensor([[10, 15, 15, 15, 11, 15, 15,  1,  0,  0,  0]])
 >>> targets
 tensor([[-100, -100, -100, -100, -100, -100, -100, -100,   10,   11,    1]])
 """
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,23 +21,30 @@ from torch import Tensor
 from recurra.models.cross_entropy import IGNORED
 from recurra.tasks.sampled import Sampled
 
-__all__ = ["TASK", "sample"]
+__all__ = ["SelectiveCopying"]
 
 ASK, NOISE = 0, 15
 
 
-def sample(draw: np.random.Generator, rows: int, length: int, count: int = 16) -> tuple[Tensor, Tensor]:
-    """Tokens and targets, both [rows, length + count]. Raises ValueError where length is below count."""
-    if length < count:
-        raise ValueError(f"context must be at least {count}, the tokens to copy, got {length}")
-    places = np.sort(draw.random((rows, length)).argsort(axis=1)[:, :count], axis=1)
-    data = draw.integers(ASK + 1, NOISE, (rows, count))
-    tokens = np.full((rows, length + count), NOISE)
-    np.put_along_axis(tokens, places, data, axis=1)
-    tokens[:, length:] = ASK
-    targets = np.full_like(tokens, IGNORED)
-    targets[:, length:] = data
-    return torch.from_numpy(tokens), torch.from_numpy(targets)
+@dataclass(frozen=True)
+class SelectiveCopying(Sampled):
+    """Raises ValueError where there are fewer places than tokens to copy."""
 
+    count: int = 16
 
-TASK = Sampled("selective_copying", sample, NOISE + 1)
+    name: ClassVar[str] = "selective_copying"
+    size: ClassVar[int] = NOISE + 1
+    chance: ClassVar[float] = 1 / (NOISE - 1)
+
+    def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Tokens and targets, both [rows, length + count]."""
+        if length < self.count:
+            raise ValueError(f"context must be at least {self.count}, the tokens to copy, got {length}")
+        places = np.sort(draw.random((rows, length)).argsort(axis=1)[:, : self.count], axis=1)
+        data = draw.integers(ASK + 1, NOISE, (rows, self.count))
+        tokens = np.full((rows, length + self.count), NOISE)
+        np.put_along_axis(tokens, places, data, axis=1)
+        tokens[:, length:] = ASK
+        targets = np.full_like(tokens, IGNORED)
+        targets[:, length:] = data
+        return torch.from_numpy(tokens), torch.from_numpy(targets)

@@ -1,16 +1,26 @@
 """Every task that a model can be trained on: the loop, the command line and the tests read this table."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 from torch import Tensor
 
 from recurra.models.vocabulary import Vocabulary
-from recurra.tasks import selective_copying, text
-from recurra.tasks.sampled import Sampled
+from recurra.tasks import text
+from recurra.tasks.formal.bucket_sort import BucketSort
+from recurra.tasks.formal.cycle_navigation import CycleNavigation
+from recurra.tasks.formal.even_pairs import EvenPairs
+from recurra.tasks.formal.majority import Majority
+from recurra.tasks.formal.majority_count import MajorityCount
+from recurra.tasks.formal.missing_duplicate import MissingDuplicate
+from recurra.tasks.formal.modular_arithmetic import ModularArithmetic
+from recurra.tasks.formal.parity import Parity
+from recurra.tasks.selective_copying import SelectiveCopying
 
-__all__ = ["TASKS", "Feed", "Row", "Task"]
+__all__ = ["TASKS", "Feed", "Kind", "Task", "name_of", "parse"]
 
 
 class Feed(Protocol):
@@ -51,27 +61,73 @@ class Task(Protocol):
     def better(self, score: float, than: float) -> bool:
         """Whether a score is the better one of two."""
 
-    def report(self, model: Any, context: int) -> list[str]:
-        """All that a trained model is worth, in lines."""
+    def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
+        """All that a trained model is worth, `accuracy@256` at length 256; lengths: empty for those that go
+        with the context it was trained on.
+        """
+
+    def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
+        """The same, in lines."""
 
 
-class Row(NamedTuple):
+class Kind(Protocol):
     """How a task is set up in a run's folder, found again there, and read from another file.
 
-    prepare(source, folder, kind, size, vocabulary) as in `tasks.text`; a task that draws its sequences
-    leaves the folder alone.
+    A frozen dataclass: its fields are the options of the task. context: what a run takes unless told;
+    prepare(source, folder, kind, size, vocabulary) as in `tasks.text`.
     """
 
-    prepare: Callable[[str | None, Path, str, int, Vocabulary | None], Task]
-    load: Callable[[Path], Task]
-    read: Callable[[str, Vocabulary | None], Task]
+    @property
+    def context(self) -> int: ...
+    def prepare(
+        self, source: str | None, folder: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
+    ) -> Task: ...
+    def load(self, folder: Path, /) -> Task: ...
+    def read(self, source: str, vocabulary: Vocabulary | None, /) -> Task: ...
 
 
-def _drawn(task: Sampled) -> Row:
-    return Row(task.without, lambda _: task, task.without)
+@dataclass(frozen=True)
+class _Text:
+    context: ClassVar[int] = 256
+    prepare = staticmethod(text.prepare)
+    load = staticmethod(text.Text.load)
+    read = staticmethod(text.read)
 
 
-TASKS: dict[str, Row] = {
-    "text": Row(text.prepare, text.Text.load, text.read),
-    "selective_copying": _drawn(selective_copying.TASK),
+TASKS: dict[str, type[Kind]] = {
+    "text": _Text,
+    "selective_copying": SelectiveCopying,
+    "parity": Parity,
+    "even_pairs": EvenPairs,
+    "cycle_navigation": CycleNavigation,
+    "modular_arithmetic": ModularArithmetic,
+    "bucket_sort": BucketSort,
+    "majority": Majority,
+    "majority_count": MajorityCount,
+    "missing_duplicate": MissingDuplicate,
 }
+
+
+def name_of(task: str) -> str:
+    """Of a task with its options, as `parse` takes them."""
+    return task.partition(":")[0]
+
+
+def parse(task: str) -> Kind:
+    """The task of `NAME` or `NAME:option=value,...`. Raises ValueError that names what is wrong."""
+    name, colon, rest = task.partition(":")
+    if name not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name](**dict(_option(name, word) for word in rest.split(",") if colon))
+
+
+def _option(name: str, word: str) -> tuple[str, Any]:
+    """An option of a task from `option=value`, the value of the type of its field."""
+    kinds, (key, _, value) = get_type_hints(TASKS[name]), word.partition("=")
+    known = [field.name for field in dataclasses.fields(TASKS[name])]  # type: ignore[arg-type]
+    if key not in known:
+        raise ValueError(f"task {name} has no option {key!r}; known are {', '.join(known) or 'none'}")
+    try:
+        return key, kinds[key](value)
+    except ValueError:
+        raise ValueError(f"{key} of task {name} must be {kinds[key].__name__}, got {value!r}") from None

@@ -94,18 +94,25 @@ class Text:
         """Whether it is lower."""
         return score < than
 
-    def report(self, model: Any, context: int) -> list[str]:
+    def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
+        """Bits per byte: `bits_per_byte@256` on fresh windows of 256, `@whole` with carried state."""
+        losses = self._losses(model, lengths or [context])
+        return {f"{self.metric}@{name}": bits(x, self.bytes_per_token) for name, x in losses.items()}
+
+    def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
         """Bits per byte and perplexity: on fresh windows, and over the whole text with carried state."""
         count, ratio = len(self.valid), self.bytes_per_token
-        context = min(context, count - 1)
-        losses = {
-            f"fresh windows of {context}": windows_loss(model, self.valid, context),
-            "whole text, state carried": text_loss(model, self.valid),
-        }
         return [f"{count:,} tokens, {ratio:.3g} bytes each"] + [
-            f"{name:26} {bits(x, ratio):.4f} bits/byte  perplexity {math.exp(x):.3f}  {x:.4f} nats"
-            for name, x in losses.items()
+            f"{'whole text, state carried' if name == 'whole' else f'fresh windows of {name}':26} "
+            f"{bits(x, ratio):.4f} bits/byte  perplexity {math.exp(x):.3f}  {x:.4f} nats"
+            for name, x in self._losses(model, lengths or [context]).items()
         ]
+
+    def _losses(self, model: Any, contexts: Sequence[int]) -> dict[str, float]:
+        """Nats per token on fresh windows of each length, no longer than the text, and over the whole."""
+        windows = {min(context, len(self.valid) - 1) for context in contexts}
+        fresh = {str(n): windows_loss(model, self.valid, n) for n in sorted(windows)}
+        return {**fresh, "whole": text_loss(model, self.valid)}
 
 
 def find(source: str | None) -> Source:

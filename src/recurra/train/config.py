@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from recurra.tasks.table import TASKS
+from recurra.tasks.table import TASKS, parse
 
 __all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
 
@@ -29,7 +29,7 @@ class TrainConfig:
     """Options of a run. Raises ValueError, naming the option, for a value out of range."""
 
     source: str | None = choice(None, "Text: a file, a folder, - for stdin; none: Python's own library.")
-    task: str = choice("text", "What to learn; context counts as the task does.", among=tuple(TASKS))
+    task: str = choice("text", f"What to learn, NAME or NAME:option=value,...: {', '.join(TASKS)}.")
     init: str | None = choice(None, "Run from whose best weights to start.")
     vocabulary: str = choice("byte", "Tokens: byte, char or bpe.", among=("byte", "char", "bpe"))
     tokens: int = choice(4096, "Size of a bpe vocabulary.", at_least=257)
@@ -40,7 +40,7 @@ class TrainConfig:
     conv: int = choice(4, "Taps of the short convolution; 0: none.", at_least=0)
     mlp: float = choice(4.0, "Width of the MLP over that of the blocks; 0: none.", at_least=0)
     dropout: float = choice(0.0, "Dropout in each block.", at_least=0)
-    context: int = choice(256, "Tokens of a window.", at_least=1)
+    context: int = choice(0, "Tokens of a window, counted as the task does; 0: its own.", at_least=0)
     batch: int = choice(16, "Windows a step and device.", at_least=1)
     accumulate: int = choice(1, "Batches whose gradients make one step.", at_least=1)
     carry: bool = choice(False, "Carry the state from window to window (truncated back-propagation).")
@@ -66,6 +66,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             _check(option, getattr(self, option.name))
+        task = parse(self.task)
+        if not self.context:
+            object.__setattr__(self, "context", task.context)
 
     @property
     def layers(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from recurra.tasks.table import Task
+from recurra.tasks.table import Task, name_of
 from recurra.train import checkpoint, shards
 from recurra.train.checkpoint import Position
 from recurra.train.config import TrainConfig, need
@@ -47,7 +47,7 @@ def fit(model: nn.Module, data: Task, config: TrainConfig, out: Path, fabric: An
     machine, devices, strategy and number of threads). Raises ValueError where the data is not of the task
     in the config, RuntimeError where a gradient is not finite.
     """
-    if data.name != config.task:
+    if data.name != name_of(config.task):
         raise ValueError(f"task is {config.task}, the data is {data.name}")
     out.mkdir(parents=True, exist_ok=True)
     loop = _Loop(model, data, config, out, fabric or launch(config))
