@@ -247,7 +247,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "norm": {"norm": "batch"},
     "dropout": {"dropout": 1.0},
     "candidate": {"candidate": "none"},
-    "layer": {"layer": "none"},
+    "layer": {"layer": "aaren"},
 }
 
 

@@ -78,7 +78,7 @@ def test_it_begins_as_published() -> None:
         ("width", {"width": 0}),
         ("state", {"state": 0}),
         ("conv", {"conv": 0}),
-        ("expand", {"expand": 0.01}),
+        ("expansion", {"expansion": 0.01}),
         ("rank", {"rank": -1}),
         ("dt_min", {"dt_min": 0.0}),
         ("dt_max", {"dt_max": 0.0001}),

@@ -52,3 +52,5 @@ def test_errors() -> None:
         stack(pack_sequence([x[:, 0]]))
     with pytest.raises(ValueError, match=r"blocks must be of .*, got 'gruu'"):
         Stack("gruu", WIDTH)
+    with pytest.raises(ValueError, match="index follows from where a block stands"):
+        Stack("rwkv4", WIDTH, options={"index": 0})

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from recurra.cli import main
+from recurra.models import SequenceModel
 from recurra.train import checkpoint
 
 SMALL = ["--width", "8", "--depth", "1", "--context", "8", "--batch", "2", "--steps", "4", "--every", "2"]
@@ -61,6 +62,16 @@ def test_options_from_a_file_and_from_words(command, trained, tmp_path):
     assert "3 steps" in printed
     options = checkpoint.options(checkpoint.last(out))
     assert (options.width, options.steps, options.carry) == (8, 3, True)
+
+
+def test_options_of_the_block(command, tmp_path):
+    """Those not given are the block's own, not another's."""
+    (tmp_path / "text").write_text("some text\n" * 20)
+    words = [*SMALL, "--model", "mamba", "--options", "state=3,norm=layer", "--conv", "2", "--steps", "1"]
+    code, _, err = command("train", tmp_path / "text", *words, "--out", tmp_path / "run")
+    assert code == 0, err
+    config = SequenceModel.from_pretrained(checkpoint.best(tmp_path / "run")).blocks[0].config
+    assert (config.state, config.norm, config.conv, config.expansion) == (3, "layer", 2, 2.0)
 
 
 def test_resume_goes_on(command, run):
@@ -206,6 +217,10 @@ def _wrong(tmp_path):
         (["good", "--model", "transistor"], 2, "transistor"),
         (["good", "--model", "mingru,minlstm", "--depth", "3"], 2, "depth"),
         (["good", "--dropout", "1.5"], 2, "dropout"),
+        (["good", "--model", "mamba", "--mlp", "2"], 2, "unknown key 'mlp'"),
+        (["good", "--options", "candidate"], 2, "options must be name=value"),
+        (["good", "--options", "kandidate=linear"], 2, "unknown key 'kandidate'"),
+        (["good", "--options", "index=1"], 2, "index follows from where a block stands"),
         (["good", "--precision", "8"], 2, "precision"),
         (["good", "--vocabulary", "words"], 2, "vocabulary"),
         (["good", "--resume", "perhaps"], 2, "--resume"),

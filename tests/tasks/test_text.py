@@ -1,5 +1,6 @@
 """A text is what its files hold, in its vocabulary, split; anything that is no text is one clear error."""
 
+import bz2
 import io
 import sys
 from types import SimpleNamespace
@@ -34,6 +35,15 @@ def test_a_text_is_mapped_not_read(file, tmp_path):
     text = prepare(str(file), tmp_path / "text")
     assert isinstance(text.train, np.memmap)
     assert text.train.dtype == np.uint8
+
+
+def test_what_is_packed_is_unpacked(file, tmp_path):
+    packed = tmp_path / "prose.bz2"
+    packed.write_bytes(bz2.compress(PROSE.encode()))
+    assert "".join(pieces(packed, "prose")) == PROSE
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="prose is cut off"):
+        list(pieces(packed, "prose"))
 
 
 def test_folders_give_their_text_files_in_order(tmp_path):

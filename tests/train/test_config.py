@@ -88,6 +88,13 @@ def test_layers_are_one_a_block():
         _ = TrainConfig(model="mingru,gru", depth=3).layers
 
 
+def test_shape_is_what_was_chosen():
+    assert TrainConfig().shape == {"dropout": 0.0}
+    config = TrainConfig(mlp=0.0, options="norm=layer, state=8,forget_bias=1.5,on=true")
+    fields = {"norm": "layer", "state": 8, "forget_bias": 1.5, "on": True}
+    assert config.shape == {"dropout": 0.0, "mlp": 0.0, **fields}
+
+
 def test_bounds():
     assert TrainConfig().last == 1000
     assert TrainConfig(minutes=1.0).last is None

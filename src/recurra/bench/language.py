@@ -18,7 +18,6 @@ TORCH: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "nn.GRU": ("gru", nn.GRU),
     "nn.LSTM": ("lstm", nn.LSTM),
 }
-SHAPE = ("expansion", "conv", "mlp", "dropout")
 
 
 class TorchLayer(nn.Module):
@@ -37,8 +36,7 @@ class TorchLayer(nn.Module):
 def build(config: TrainConfig) -> SequenceModel:
     """The model of these options, over bytes; `config.model` may also name one of torch's layers."""
     name, kind = TORCH.get(config.model, (config.model, None))
-    shape = {option: getattr(config, option) for option in SHAPE}
-    model = language_model(name, 256, config.width, config.depth, options=shape)
+    model = language_model(name, 256, config.width, config.depth, options=config.shape)
     if kind:
         for block in model.blocks:
             block.layer = TorchLayer(kind(config.width, block.config.hidden, batch_first=True))

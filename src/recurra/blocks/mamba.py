@@ -28,7 +28,7 @@ class MambaConfig:
 
     width: int
     state: int = 16
-    expand: float = 2.0
+    expansion: float = 2.0
     conv: int = 4
     rank: int = 0
     dt_min: float = 0.001
@@ -42,8 +42,8 @@ class MambaConfig:
         for field in ("width", "state", "conv"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not self.expand > 0 or self.hidden < 1:
-            raise ValueError(f"expand * width must be at least 1, got {self.expand} * {self.width}")
+        if not self.expansion > 0 or self.hidden < 1:
+            raise ValueError(f"expansion * width must be at least 1, got {self.expansion} * {self.width}")
         if self.rank < 0:
             raise ValueError(f"rank must not be negative, got {self.rank}")
         if not 0 < self.dt_min <= self.dt_max < float("inf"):
@@ -56,7 +56,7 @@ class MambaConfig:
     @property
     def hidden(self) -> int:
         """Width of the recurrence."""
-        return round(self.expand * self.width)
+        return round(self.expansion * self.width)
 
     @property
     def dt_rank(self) -> int:

@@ -18,6 +18,7 @@ from recurra.state import ConvState, MinRNNState
 __all__ = ["MinRNNBlock", "MinRNNConfig"]
 
 _GATED = ("mingru", "minlstm")
+_CARRIED = (*_GATED, "gru", "lstm")
 # Which layers have a choice.
 _CHOICES = {"candidate": _GATED, "forget_bias": _GATED, "learned_state": _GATED, "normalized": ("minlstm",)}
 
@@ -50,7 +51,7 @@ class MinRNNConfig:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     def _check_names(self) -> None:
-        for field, known in (("layer", LAYERS), ("norm", NORMS), ("candidate", CANDIDATES)):
+        for field, known in (("layer", _CARRIED), ("norm", NORMS), ("candidate", CANDIDATES)):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
         for field, layers in _CHOICES.items():

@@ -27,9 +27,12 @@ def make(
     through the list. options: fields of their configs, for each block that has them. Raises ValueError."""
     names = [blocks] if isinstance(blocks, str) else list(blocks)
     depth = (6 if isinstance(blocks, str) else len(names)) if depth is None else depth
+    given = dict(options or {})
+    if placed := {"index", "depth"} & given.keys():
+        raise ValueError(f"options: {placed.pop()} follows from where a block stands")
     if not names or depth < len(names):
         raise ValueError(f"depth must be at least the number of blocks named, {len(names)}, got {depth}")
-    places, given = enumerate(islice(cycle(names), depth)), dict(options or {})
+    places = enumerate(islice(cycle(names), depth))
     return [_named(name, width, given | _place(name, i, depth), names) for i, name in places]
 
 

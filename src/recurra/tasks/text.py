@@ -1,5 +1,6 @@
 """Text to train on: where it comes from, how it is split, and its tokens on disk."""
 
+import bz2
 import codecs
 import hashlib
 import json
@@ -173,15 +174,20 @@ def read(source: str, vocabulary: Vocabulary | None) -> Text:
 
 
 def pieces(path: Path, name: str) -> Iterator[str]:
-    """The text of a file, about a megabyte at a time. Raises ValueError where it is not UTF-8 text."""
+    """The text of a file, unpacked where it is .bz2, about a megabyte at a time.
+
+    Raises ValueError where it is not UTF-8 text, or is cut off.
+    """
     decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
-    with path.open("rb") as f:
+    with bz2.open(path) if path.suffix == ".bz2" else path.open("rb") as f:
         while True:
-            data = f.read(PIECE)
             try:
+                data = f.read(PIECE)
                 piece = decoder.decode(data, final=not data)
             except UnicodeDecodeError as e:
                 raise ValueError(f"{name} is not UTF-8 text ({e.reason} near byte {place:,})") from e
+            except EOFError as e:
+                raise ValueError(f"{name} is cut off near byte {place:,}") from e
             if "\0" in piece:
                 raise ValueError(f"{name} is not text (it holds a zero byte near byte {place:,})")
             if not data:

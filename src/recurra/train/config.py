@@ -1,5 +1,6 @@
 """Every choice of a training run: one flat dataclass, which the command line and the YAML file mirror."""
 
+import contextlib
 import dataclasses
 import importlib
 from dataclasses import dataclass, field
@@ -36,10 +37,17 @@ class TrainConfig:
     model: str = choice("mingru", "Block of all layers, or one of each: mingru,gru,... (see recurra models).")
     width: int = choice(384, "Channels between blocks.", at_least=1)
     depth: int = choice(6, "Blocks.", at_least=1)
-    expansion: float = choice(1.0, "Width of the recurrent layers over that of the blocks.", at_least=0)
-    conv: int = choice(4, "Taps of the short convolution; 0: none.", at_least=0)
-    mlp: float = choice(4.0, "Width of the MLP over that of the blocks; 0: none.", at_least=0)
+    expansion: float | None = choice(
+        None, "Width of the recurrence over that of the block; none: the block's own.", at_least=0
+    )
+    conv: int | None = choice(
+        None, "Taps of the short convolution, 0 without; none: the block's own.", at_least=0
+    )
+    mlp: float | None = choice(
+        None, "Width of the MLP over that of the block, 0 without; none: the block's own.", at_least=0
+    )
     dropout: float = choice(0.0, "Dropout in each block.", at_least=0)
+    options: str | None = choice(None, "Other fields of the blocks' configs: state=8,norm=layer.")
     context: int = choice(0, "Tokens of a window, counted as the task does; 0: its own.", at_least=0)
     batch: int = choice(16, "Windows a step and device.", at_least=1)
     accumulate: int = choice(1, "Batches whose gradients make one step.", at_least=1)
@@ -79,6 +87,12 @@ class TrainConfig:
         return names * (self.depth // len(names))
 
     @property
+    def shape(self) -> dict[str, Any]:
+        """Fields of the blocks' configs that were chosen. Raises ValueError for wrong options."""
+        named = {name: getattr(self, name) for name in ("expansion", "conv", "mlp", "dropout")}
+        return {name: value for name, value in named.items() if value is not None} | _fields(self.options)
+
+    @property
     def last(self) -> int | None:
         """The step to stop at; None where time alone decides."""
         return 1000 if self.steps is None and self.minutes is None else self.steps
@@ -87,8 +101,23 @@ class TrainConfig:
 # What a resumed run can't change: its weights, its data and their order follow from these.
 FIXED = (
     *("task", "source", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp"),
-    *("dropout", "context", "batch", "accumulate", "carry", "devices", "seed"),
+    *("dropout", "options", "context", "batch", "accumulate", "carry", "devices", "seed"),
 )
+
+
+def _fields(text: str | None) -> dict[str, Any]:
+    """The fields that a=1,b=x names, numbers as numbers. Raises ValueError where it names none."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(f"options must be name=value,name=value, got {wrong[0]!r}")
+    return {name.strip(): _number(value.strip()) for name, _, value in pairs}
+
+
+def _number(word: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return {"true": True, "false": False}.get(word.lower(), word)
 
 
 def kind_of(option: "dataclasses.Field[Any]") -> type:

@@ -1,0 +1,77 @@
+"""A run in its folder: what its options, and a checkpoint it starts from, make of it; then it trains."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from recurra.models import SequenceModel, language_model
+from recurra.tasks.table import Task, parse
+from recurra.train import checkpoint
+from recurra.train.checkpoint import Position
+from recurra.train.config import FIXED, TrainConfig, write
+from recurra.train.loop import fit
+
+__all__ = ["Run", "build", "prepare", "train"]
+
+# What a run that starts from another takes from it: the shape of its model and its vocabulary.
+SHAPE = ("task", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp", "options")
+
+
+class Run(NamedTuple):
+    """A run in the folder `out`, and the checkpoint it starts from: its own where it goes on."""
+
+    config: TrainConfig
+    out: Path
+    start: Path | None
+    goes_on: bool
+
+
+def prepare(given: dict[str, Any], out: Path) -> Run:
+    """The run of these options; one that the folder holds goes on. Raises ValueError, naming the option."""
+    newest = checkpoint.last(out)
+    start = newest or (checkpoint.best(Path(given["init"])) if given.get("init") else None)
+    return Run(_config(given, start, FIXED if newest else SHAPE), out, start, newest is not None)
+
+
+def train(run: Run, fabric: Any) -> tuple[Position, Task]:
+    """Train to the end: where that is, and the task. Leaves model, checkpoints and metrics in the folder."""
+    config = run.config
+    with fabric.rank_zero_first():
+        data = _data(run, anew=not run.goes_on and fabric.is_global_zero)
+    if fabric.is_global_zero:
+        run.out.mkdir(parents=True, exist_ok=True)
+        write(config, run.out / "config.yaml")
+    torch.manual_seed(config.seed)
+    model = build(config, data.size)
+    if run.start and not run.goes_on:
+        checkpoint.weights(run.start, model)
+    return fit(model, data, config, run.out, fabric), data
+
+
+def build(config: TrainConfig, vocabulary: int) -> SequenceModel:
+    """The untrained model of these options. Raises ValueError that names one that it does not have."""
+    return language_model(config.layers, vocabulary, config.width, config.depth, options=config.shape)
+
+
+def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) -> TrainConfig:
+    """Options over those of a checkpoint, of which some are to stay as they are."""
+    old = dataclasses.asdict(checkpoint.options(start)) if start else {}
+    for name in kept if start else ():
+        if given.get(name, old[name]) != old[name]:
+            raise ValueError(f"{name} is {old[name]} in {start}, it can't become {given[name]}")
+    base = old if kept is FIXED else {name: old[name] for name in kept if start}
+    config = TrainConfig(**{**base, **given})
+    with torch.device("meta"):  # sizes that a block can't take
+        build(config, 256)
+    return config
+
+
+def _data(run: Run, anew: bool) -> Task:
+    """The task in the run's folder; set up there first where the run is new."""
+    task, config = parse(run.config.task), run.config
+    if not anew:
+        return task.load(run.out / "text")
+    vocabulary = SequenceModel.from_pretrained(run.start).vocabulary if run.start else None
+    return task.prepare(config.source, run.out / "text", config.vocabulary, config.tokens, vocabulary)
