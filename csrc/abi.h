@@ -189,6 +189,21 @@ struct Product {
   float* scratch;     // depth x min(columns rounded up to 32, 512), or depth x 32 where b_column is 1
 };
 
+// One step. Entries are the old ones and then the new ones; the newest comes behind those.
+struct Attention {
+  i64 dtype, threads, batch, heads, channels, old, fresh, room, window;  // window 0: none
+  double base;
+  void* qkv;                       // [batch, 3, heads, channels]
+  void *keys, *values;             // [batch, heads, old, channels]
+  void *new_keys, *new_values;     // [batch, heads, fresh, channels], copied into room unless they are it
+  void *room_keys, *room_values;   // [batch, heads, room, channels]
+  const i64 *begin, *position;     // [batch]; there are position - begin new entries, or `fresh` where null
+  i64* position_n;                 // [batch]
+  void *y;                         // [batch, heads, channels]
+  void *turns, *scratch;           // [batch, channels] and [batch, heads, scratch_row], in the state's dtype
+  i64 scratch_row;                 // channels + old + room rounded up to 16
+};
+
 struct Copy {
   void *to, *from;
   i64 bytes;
@@ -217,6 +232,7 @@ struct Kernels {
   void (*selective)(const Selective&, bool forward);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
+  void (*attention)(const Attention&);
 };
 
 }  // namespace recurra

@@ -105,6 +105,9 @@ EXPORT void recurra_replay(const recurra::Replay* s) {
   for (std::int64_t i = 0; i < s->count; ++i) s->calls[i].function(s->calls[i].record);
 }
 EXPORT void recurra_product(const recurra::Product* s) { recurra::kTables[recurra::current]->product(*s); }
+EXPORT void recurra_attention_step(const recurra::Attention* s) {
+  recurra::kTables[recurra::current]->attention(*s);
+}
 
 // True where `recurra_product` is faster than the product that torch brings: AMD with AVX-512.
 EXPORT int recurra_prefers_product() {

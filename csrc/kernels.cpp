@@ -1,5 +1,6 @@
 // All kernels for one instruction set. Compiled once for each, with RECURRA_LEVEL naming the namespace.
 #include "activation.h"
+#include "attention.h"
 #include "cell.h"
 #include "conv.h"
 #include "diagonal.h"
@@ -14,6 +15,6 @@ namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
 const Kernels kernels = {scan,     conv,      cell,   conv_step, norm, activation, softmax,
-                         diagonal, selective, matvec, product};
+                         diagonal, selective, matvec, product, attention};
 
 }  // namespace recurra::RECURRA_LEVEL

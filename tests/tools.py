@@ -56,17 +56,17 @@ def leaves(tree: Any) -> list[Tensor]:
     return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in leaves(part)]
 
 
-def same_state(got: Any, want: Any) -> None:
-    """Assert that two states say the same, each tensor within the table's tolerance; integers are equal."""
+def same_state(got: Any, want: Any, eps: float | None = None) -> None:
+    """Assert that two states say the same, each tensor within `close`'s tolerance; integers are equal."""
     if isinstance(got, KVState):
         got, want = _held(got, want), _held(want, got)
     if isinstance(got, SoftmaxState):
         got, want = _sums(got), _sums(want)
     if not isinstance(got, Tensor):
         for one, other in zip(got, want, strict=True):
-            same_state(one, other)
+            same_state(one, other, eps)
     elif got.dtype in TOLERANCE:
-        close(got, want)
+        close(got, want, eps)
     else:
         assert got.equal(want)
 

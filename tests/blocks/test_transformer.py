@@ -179,5 +179,8 @@ def test_a_wrong_state_is_named() -> None:
     block, x = _block(), torch.randn(2, 3, WIDTH)
     with pytest.raises(ValueError, match=r"state must be \[2, 2, steps, 8\], got \[1, 2, 3, 8\]"):
         block(x, block(x[:1])[1])
+    kept = block(x)[1]
+    with pytest.raises(ValueError, match=r"state must have as many values as keys, 3, got 2"):
+        block.step(x[:, 0], kept._replace(values=kept.values[:, :, 1:]))
     with pytest.raises(ValueError, match=r"state.position must be \[2\]"):
         block.step(x[:, 0], block(x)[1]._replace(position=torch.zeros(1)))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
 from recurra.ops import native
 from recurra.parts import Embedding
 from recurra.state import apply
-from tools import close
+from tools import close, same_state
 
 # The same kernels but for small products, which torch computes outside of a tape.
 EPS = {torch.float32: 64.0, torch.float64: 64.0, torch.bfloat16: 16.0}
@@ -28,9 +29,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "mingru with long filters, tied": {"options": {"conv": 7, "mlp": 2.5}, "tied": True},
     "s4d": {},
     "s4d by the bilinear rule": {"options": {"states": 5, "discretisation": "bilinear"}},
+    "transformer": {},
+    "transformer with a window": {"options": {"window": 3, "heads": 5, "mlp": 0.0}},
 }
 # What falls out of here has become slow.
-RECORDED = ["mingru", "minlstm", "s4d"]
+RECORDED = ["mingru", "minlstm", "s4d", "transformer"]
 every = pytest.mark.parametrize("name", MODELS)
 
 
@@ -42,14 +45,6 @@ def _model(name: str) -> Any:
 def _begun(model: Any, batch: int) -> Any:
     with torch.no_grad():
         return model(torch.randint(0, 37, (batch, 5)))[1]
-
-
-def _same(a: Any, b: Any, eps: float) -> None:
-    def compare(x: Tensor, y: Tensor) -> Tensor:
-        close(x, y, eps)
-        return x
-
-    apply(compare, a, b)
 
 
 @NATIVE
@@ -65,8 +60,21 @@ def test_recorded(name: str, batch: int, dtype: torch.dtype) -> None:
     with torch.no_grad():
         for token in torch.randint(0, 37, (6, batch)):
             close(step(token), plain(token), EPS[dtype])
-    _same(step.state, plain.state, EPS[dtype])
-    _same(state, before, 0)
+    same_state(step.state, plain.state, EPS[dtype])
+    same_state(state, before, 0)
+
+
+@NATIVE
+@pytest.mark.parametrize("name", ["transformer", "transformer with a window"])
+def test_a_cache_without_room_is_moved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["recurra.ops.attention"], "ROOM", 4)
+    model, prompts = _model(name), [[1, 2], [3, 4, 5, 6, 7, 8]]
+    stream = model.generate(prompts, 30, temperature=0)
+    got = torch.stack(list(stream), 1)
+    monkeypatch.setattr(native, "takes", lambda *_: False)
+    plain = model.generate(prompts, 30, temperature=0)
+    assert got.equal(torch.stack(list(plain), 1))
+    same_state(stream.state, plain.state)
 
 
 @NATIVE

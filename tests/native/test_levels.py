@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from ops.recurrences import NATIVE, ROWS, Case, allowed, compiled, drawn_truth, pairings, results
 from recurra import ops
 from recurra.ops import native
+from recurra.ops.attention import step_native, step_open
 from recurra.ops.native import library
+from recurra.state import KVState
 from tools import close
 
 REAL = (torch.float32, torch.float64, torch.bfloat16)
@@ -66,6 +68,17 @@ def test_convolutions(level: str, width: int, dtype: torch.dtype) -> None:
     y, _ = ops.causal_conv(x, weight)
     wide = F.pad(x.double().mT, (3, 0))
     close(y, F.conv1d(wide, weight.double()[:, None], groups=width).mT)
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [2, 64, 70])
+def test_a_step_of_attention(level: str, channels: int, dtype: torch.dtype) -> None:
+    qkv, position = torch.randn(2, 3, 3, channels).to(dtype), torch.tensor([20, 7])
+    entries = [torch.randn(2, 3, count, channels).to(dtype) for count in (17, 17, 3, 3)]
+    wide = KVState(*(x.double() for x in entries), position)
+    want, _ = step_open(qkv.double(), wide, 9, 10000.0)
+    close(step_native(qkv, KVState(*entries, position), 9, 10000.0)[0], want)
 
 
 # ----------------------------------------------------------------------------------------------

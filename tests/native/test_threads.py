@@ -9,7 +9,7 @@ from torch import Tensor
 from ops.recurrences import NATIVE, ROWS, Case, compiled, draw, results
 from recurra import ops
 from recurra.ops import native
-from recurra.state import ConvState
+from recurra.state import ConvState, KVState
 
 pytestmark = NATIVE
 # Above what one thread does alone; neither the rows nor the channels divide by two.
@@ -74,6 +74,13 @@ def test_products(shape: tuple[int, int, int]) -> None:
     x, weight = torch.randn(rows, width), torch.randn(out, width)
     same_bits(lambda: (native.matvec(x, weight, None), native.product(x, weight, None)))
     same_bits(lambda: (native.product(x, weight.t().contiguous().t(), None),))
+
+
+def test_a_step_of_attention() -> None:
+    entries = [torch.randn(2, 3, count, 34) for count in (2000, 2000, 5, 5)]
+    qkv, state = torch.randn(2, 3, 3, 34), KVState(*entries, torch.tensor([2005, 900]))
+    with torch.no_grad():
+        same_bits(lambda: (ops.attention_step(qkv, state)[0],))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from recurra import state as states
 from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
-from recurra.ops.attention import attention, attention_step
+from recurra.ops.attention import KVRoom, attention, attention_step, with_room
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
@@ -93,11 +93,16 @@ class TransformerBlock(nn.Module):
         y = end_rows(self._mix(x, y.flatten(-2)), lengths)
         return y, states.to(end, dtype=x.dtype)
 
-    def step(self, x_t: Tensor, state: KVState | None = None) -> tuple[Tensor, KVState]:
+    def step(self, x_t: Tensor, state: KVState | KVRoom | None = None) -> tuple[Tensor, KVState | KVRoom]:
         """One step: y_t [B, width] and the state, from x_t [B, width]."""
         check_width(x_t, ("batch",), self.config.width)
         y, end = attention_step(self._heads(x_t), state, window=self.config.window, base=self.config.base)
-        return self._mix(x_t, y.flatten(-2)), states.to(end, dtype=x_t.dtype)
+        end = end if y.dtype == x_t.dtype else states.to(end, dtype=x_t.dtype)
+        return self._mix(x_t, y.flatten(-2)), end
+
+    def with_room(self, state: KVState) -> KVRoom:
+        """A copy of the state into which steps can write: what a recorded step needs of a growing state."""
+        return with_room(states.to(state, dtype=self.qkv.weight.dtype), self.config.window)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Queries, keys and values of every head, [..., 3, heads, channels]."""

@@ -1,5 +1,6 @@
 """A model's step with a state of its own: as one native call where the model can be recorded."""
 
+from math import inf
 from typing import Any
 
 import torch
@@ -7,9 +8,10 @@ from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 
 from recurra.ops import native
+from recurra.ops.attention import KVRoom
 from recurra.ops.native import NotRecordableError, Tape
 from recurra.parts.embedding import Embedding
-from recurra.state import apply
+from recurra.state import KVState, apply
 
 __all__ = ["PlainStepper", "RecordedStepper", "stepper"]
 
@@ -33,27 +35,34 @@ class RecordedStepper:
 
     Logits and state lie in the same memory at each call. Weights are read where they lay when the step was
     recorded: changes in place are seen. Once they have moved, or something `Kept` of them is not what it
-    was, it is `stale`, not to be called again. Raises NotRecordableError where the kernels can't do it all,
-    or where somebody looks on.
+    was, or a cache has no room left, it is `stale`, not to be called again. Raises NotRecordableError where
+    the kernels can't do it all, or where somebody looks on.
     """
 
     def __init__(self, model: Any, state: Any) -> None:
         if type(model.embed) is not Embedding or _watched(model):
             raise NotRecordableError("what an embedding or a hook does in Python would be missed")
         self._model, self._place = model, _place(model)
-        self.state = apply(lambda x: x.clone(memory_format=torch.contiguous_format), state)
+        self._state = _own(model.blocks, state)
+        self._left = min((s.room_keys.shape[2] for s in self._state if isinstance(s, KVRoom)), default=inf)
         self._embedding = model.embed.weight.detach()
         rows = _batch(state)
         self._x: Tensor = model.embed(torch.zeros(rows, dtype=torch.int64, device=self._embedding.device))
         self._logits: Tensor
         with Tape() as self._tape:
-            self._logits, end = model.decode(self._x, self.state)
+            self._logits, end = model.decode(self._x, self._state)
         self._tape.keep(*(x.detach() for x in (*model.parameters(), *model.buffers())))
-        apply(self._carry, self.state, end)
+        apply(self._carry, self._state, end)
 
     def _carry(self, before: Tensor, after: Tensor) -> Tensor:
-        self._tape.copy(before, after)
+        if after is not before:  # as in a room, which was written in place
+            self._tape.copy(before, after)
         return before
+
+    @property
+    def state(self) -> Any:
+        """What has been read so far; it changes with the next call."""
+        return tuple(s.closed() if isinstance(s, KVRoom) else s for s in self._state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or another process, has other addresses.
@@ -61,15 +70,27 @@ class RecordedStepper:
 
     @property
     def stale(self) -> bool:
-        """True once weights lie elsewhere or constants are out of date, and in a forked child: one thread."""
-        return self._place != _place(self._model) or self._tape.stale
+        """True without room, once weights have moved or constants are out of date, and in a forked child."""
+        return not self._left or self._place != _place(self._model) or self._tape.stale
 
     def __call__(self, token: Tensor) -> Tensor:
         if token.shape != self._x.shape[:1]:
             raise ValueError(f"token must be {list(self._x.shape[:1])}, got {list(token.shape)}")
         torch.index_select(self._embedding, 0, token, out=self._x)
         self._tape.replay()
+        self._left -= 1
         return self._logits
+
+
+def _own(blocks: Any, state: Any) -> tuple[Any, ...]:
+    """A copy of the blocks' states to write in; those that grow have room."""
+
+    def copy(block: Any, state: Any) -> Any:
+        if isinstance(state, KVState) and hasattr(block, "with_room"):
+            return block.with_room(state)
+        return apply(lambda x: x.clone(memory_format=torch.contiguous_format), state)
+
+    return tuple(map(copy, blocks, state))
 
 
 def _place(model: Any) -> tuple[int, int]:

@@ -11,17 +11,41 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from recurra.ops import native
 from recurra.ops.masks import check, cuts, living
-from recurra.ops.registry import transforms_active
+from recurra.ops.registry import transforms_active, unobserved
 from recurra.state import KVState
 
-__all__ = ["attention", "attention_step"]
+__all__ = ["KVRoom", "attention", "attention_step", "with_room"]
 
 # Queries that are masked at a time: bounds the memory of a mask, and of a band that a window cuts out.
 QUERIES = 512
 # Steps whose keys stand apart from the old ones: a step copies 32 of them on average, and all of the
 # cache once in 64 steps, a thirtieth of what it reads.
 APART = 64
+# Steps that a cache has room for at the least; else for as many as it holds, so that it seldom moves.
+ROOM = 256
+
+
+class KVRoom(NamedTuple):
+    """A KVState with room for further steps, of one who takes each state once: a step writes into the room.
+
+    The first position - begin of room_*, [B, H, R, C], are the newest entries. Not to be saved or handed on:
+    `closed` is the state in its usual form.
+    """
+
+    keys: Tensor
+    values: Tensor
+    room_keys: Tensor
+    room_values: Tensor
+    begin: Tensor
+    position: Tensor
+
+    def closed(self) -> KVState:
+        """What it says now, by views of the same memory."""
+        used = int(self.position[0] - self.begin[0])
+        new_keys, new_values = self.room_keys[:, :, :used], self.room_values[:, :, :used]
+        return KVState(self.keys, self.values, new_keys, new_values, self.position)
 
 
 class Heads(NamedTuple):
@@ -134,15 +158,23 @@ def _behind(state: KVState, heads: Heads) -> Heads:
     return Heads(heads.q, torch.cat([k, heads.k], 2), torch.cat([v, heads.v], 2))
 
 
-def _checked(state: KVState, qkv: Tensor) -> KVState:
+def _check(state: KVState | KVRoom, qkv: Tensor) -> None:
     batch, heads, channels = qkv.shape[0], *qkv.shape[-2:]
     for x in state[:4]:
         if x.ndim != 4 or (x.shape[0], x.shape[1], x.shape[3]) != (batch, heads, channels):
             raise ValueError(f"state must be [{batch}, {heads}, steps, {channels}], got {list(x.shape)}")
+    for x, like in ((state[1], state[0]), (state[3], state[2])):
+        if x.shape != like.shape:
+            raise ValueError(f"state must have as many values as keys, {like.shape[2]}, got {x.shape[2]}")
     if tuple(state.position.shape) != (batch,):
         raise ValueError(f"state.position must be [{batch}], got {list(state.position.shape)}")
     if state.keys.device != qkv.device:
         raise ValueError(f"state is on {state.keys.device}, the input on {qkv.device}")
+
+
+def _checked(state: KVState, qkv: Tensor) -> KVState:
+    """The state in the dtype of qkv."""
+    _check(state, qkv)
     k, v, new_k, new_v = (x.to(qkv.dtype) for x in state[:4])
     return KVState(k, v, new_k, new_v, state.position)
 
@@ -192,25 +224,67 @@ def attention(
 
 
 def attention_step(
-    qkv: Tensor, state: KVState | None = None, *, window: int = 0, base: float = 10000.0
-) -> tuple[Tensor, KVState]:
-    """One step of `attention`: y_t [B, H, C] and the state, from qkv [B, 3, H, C]."""
+    qkv: Tensor, state: KVState | KVRoom | None = None, *, window: int = 0, base: float = 10000.0
+) -> tuple[Tensor, KVState | KVRoom]:
+    """One step of `attention`: y_t [B, H, C] and the state, of the same kind, from qkv [B, 3, H, C]."""
     _sizes(qkv, ("batch",), window)
+    if isinstance(state, KVRoom):
+        return _step_in_room(qkv, state, window, base)
     if state is None:
         y, state = attention(qkv[:, None], window=window, base=base)
         return y[:, 0], state
-    old, position = _checked(state, qkv), state.position
+    old = _checked(state, qkv)
+    old = KVState(*(x.contiguous() for x in old))  # once: later ones are as they should be
+    step = step_native if unobserved(qkv, *old) and _fits(old, qkv) else step_open
+    y, state = step(qkv, old, window, base)
+    return y, _joined(state, window) if state.new_keys.shape[2] >= APART else state
+
+
+def step_open(qkv: Tensor, old: KVState, window: int, base: float) -> tuple[Tensor, KVState]:
+    """Plain torch on any device, differentiable: the definition."""
+    position = old.position
     q, k, v = _rotate(qkv[:, None], _turns(position[:, None], qkv.shape[-1], base))
-    keys, values = old.keys.contiguous(), old.values.contiguous()  # once: later ones are as they should be
     new_keys, new_values = torch.cat([old.new_keys, k], 2), torch.cat([old.new_values, v], 2)
-    scores = torch.cat([q @ keys.mT, q @ new_keys.mT], 3) / math.sqrt(qkv.shape[-1])
+    scores = torch.cat([q @ old.keys.mT, q @ new_keys.mT], 3) / math.sqrt(qkv.shape[-1])
     readable = (position + 1).clamp(max=window) if window else position + 1
     other = torch.arange(scores.shape[3], device=q.device) < scores.shape[3] - readable[:, None]
     wide = torch.promote_types(q.dtype, torch.float32)
     weights = scores.masked_fill(other[:, None, None], -math.inf).softmax(3, dtype=wide).to(q.dtype)
-    y = weights[..., : keys.shape[2]] @ values + weights[..., keys.shape[2] :] @ new_values
-    state = KVState(keys, values, new_keys, new_values, position + 1)
-    return y[:, :, 0], _joined(state, window) if new_keys.shape[2] >= APART else state
+    count = old.keys.shape[2]
+    y = weights[..., :count] @ old.values + weights[..., count:] @ new_values
+    return y[:, :, 0], KVState(old.keys, old.values, new_keys, new_values, position + 1)
+
+
+def _fits(state: KVState | KVRoom, qkv: Tensor) -> bool:
+    """True where the kernel can take them."""
+    return native.takes(qkv, *state[:4]) and state.position.dtype == torch.int64
+
+
+def step_native(qkv: Tensor, old: KVState, window: int, base: float) -> tuple[Tensor, KVState]:
+    """The C++ step (unchecked): the new entries are copied, for the state given stays as it is."""
+    batch, heads, count, channels = old.new_keys.shape
+    keys, values = qkv.new_empty(2, batch, heads, count + 1, channels).unbind(0)
+    entries = (old.keys, old.values), (old.new_keys, old.new_values), (keys, values)
+    y, position = native.attention_step(qkv.contiguous(), *entries, None, old.position, window, base)
+    return y, KVState(old.keys, old.values, keys, values, position)
+
+
+def with_room(state: KVState, window: int) -> KVRoom:
+    """A copy of the state with room for ROOM steps, or as many as it has entries."""
+    keys, values, _, _, position = _joined(state, window)
+    batch, heads, entries, channels = keys.shape
+    new_keys, new_values = keys.new_empty(2, batch, heads, max(ROOM, entries), channels).unbind(0)
+    return KVRoom(keys, values, new_keys, new_values, position.clone(), position.clone())
+
+
+def _step_in_room(qkv: Tensor, state: KVRoom, window: int, base: float) -> tuple[Tensor, KVRoom]:
+    _check(state, qkv)
+    if not (unobserved(qkv, *state) and _fits(state, qkv)):
+        raise native.NotRecordableError("room in a cache is for the kernels alone")
+    room = state.room_keys, state.room_values
+    given = qkv.contiguous(), (state.keys, state.values), room, room
+    y, position = native.attention_step(*given, state.begin, state.position, window, base)
+    return y, state._replace(position=position)
 
 
 def _joined(state: KVState, window: int) -> KVState:

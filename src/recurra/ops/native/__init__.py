@@ -1,6 +1,7 @@
 """The C++ kernels: one file for the calls of each header in csrc/."""
 
 from recurra.ops.native.activations import activation, activation_backward
+from recurra.ops.native.attentions import attention_step
 from recurra.ops.native.cells import cell, cell_backward
 from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
 from recurra.ops.native.diagonals import diagonal, diagonal_backward
@@ -26,6 +27,7 @@ __all__ = [
     "activation",
     "activation_backward",
     "as_rows",
+    "attention_step",
     "available",
     "cell",
     "cell_backward",

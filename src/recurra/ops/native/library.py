@@ -42,6 +42,7 @@ EXPORTS = (
     "matvec",
     "layer_step",
     "product",
+    "attention_step",
 )
 # Below this many outputs a second thread costs more than it saves.
 PARALLEL = 1 << 14
