@@ -28,10 +28,12 @@ def small():
 def model():
     """A fresh model of some options."""
 
-    def make(config, **options):
+    def make(config, size=256, channels=0, **options):
         torch.manual_seed(config.seed)
         shape = {"dropout": config.dropout, "mlp": 2.0, **options}
-        return language_model(config.layers, 256, config.width, config.depth, options=shape)
+        return language_model(
+            config.layers, size, config.width, config.depth, options=shape, channels=channels
+        )
 
     return make
 

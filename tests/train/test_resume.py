@@ -60,11 +60,12 @@ def test_after_an_exception(text, small, model, losses, stop_at, tmp_path, optio
 def test_of_every_task(small, model, losses, stop_at, tmp_path, task):
     config = small(task=task, context=16, steps=3, every=2)
     data = parse(task).load(tmp_path)
-    fit(model(config), data, config, tmp_path / "unbroken")
+    kind = data.size, data.channels
+    fit(model(config, *kind), data, config, tmp_path / "unbroken")
     stop_at(1)
     with pytest.raises(StoppedError):
-        fit(model(config), data, config, tmp_path / "broken")
-    fit(model(small(seed=9)), data, config, tmp_path / "broken")
+        fit(model(config, *kind), data, config, tmp_path / "broken")
+    fit(model(small(seed=9), *kind), data, config, tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 

@@ -32,11 +32,11 @@ def evaluate(
     model, folder = opened(run), checkpoint.best(run)
     options = checkpoint.options(folder)
     task = parse(options.task)
-    data = task.read(file, model.vocabulary) if file else task.load(run / "text")
+    data = task.read(file, model.vocabulary) if file else task.load(run)
     print(f"{options.task}; model of step {checkpoint.position(folder).step}")
     print("\n".join(data.report(model, options.context, context or ())))
     if samples:
-        _write_samples(run, model, task.load(run / "text"))
+        _write_samples(run, model, task.load(run))
 
 
 def _write_samples(run: Path, model: SequenceModel, data: Task) -> None:
@@ -50,7 +50,7 @@ def info(run: Run) -> None:
     """What a run is: its task and model, and how far it got."""
     folder = checkpoint.best(run)
     model, options = opened(run), checkpoint.options(folder)
-    data = parse(options.task).load(run / "text")
+    data = parse(options.task).load(run)
     position = checkpoint.position(checkpoint.last(run) or folder)
     score = position.best_score
     rows = {
@@ -58,7 +58,7 @@ def info(run: Run) -> None:
         "model": f"{', '.join(dict.fromkeys(options.layers))}, width {options.width}, depth {options.depth}",
         "parameters": f"{_size(model):,}",
         "state": f"{_state_size(model):,} numbers",
-        "vocabulary": f"{options.vocabulary if data.vocabulary else 'none'}, {data.size} tokens",
+        "vocabulary": f"{options.vocabulary if data.vocabulary else 'none'}, {_inputs(data)}",
         "data": data.source,
         "context": f"{options.context}, {'state carried' if options.carry else 'fresh windows'}",
         "steps": f"{position.step}, {position.seconds:,.0f} s",
@@ -66,6 +66,10 @@ def info(run: Run) -> None:
         "checkpoint": str(folder),
     }
     print("\n".join(f"{name:11} {value}" for name, value in rows.items()))
+
+
+def _inputs(data: Task) -> str:
+    return f"{data.channels} real numbers a step" if data.channels else f"{data.size} tokens"
 
 
 def models(
@@ -88,7 +92,8 @@ def _size(model: torch.nn.Module) -> int:
 def _state_size(model: SequenceModel) -> int:
     """Numbers in the state of one sequence."""
     with torch.no_grad():
-        state = model.step(torch.zeros(1, dtype=torch.int64))[1]
+        nothing = torch.zeros(1, model.channels) if model.channels else torch.zeros(1, dtype=torch.int64)
+        state = model.step(nothing)[1]
     return _numbers(state)
 
 

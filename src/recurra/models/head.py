@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.models.cross_entropy import IGNORED, linear_cross_entropy
+from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
 from recurra.parts.embedding import Embedding
 from recurra.parts.norm import NORMS
@@ -23,7 +24,7 @@ class LanguageHead(nn.Module):
 
     def __init__(self, width: int, vocabulary: int, norm: str = "rms", tied: Embedding | None = None) -> None:
         super().__init__()
-        self.norm, self.norm_name = NORMS[norm](width), norm
+        self.norm, self.norm_name, self.width = NORMS[norm](width), norm, width
         # In a tuple, so that it is not registered a second time.
         self._tied: tuple[Embedding, ...] = () if tied is None else (tied,)
         bound = 1 / math.sqrt(width)
@@ -35,6 +36,11 @@ class LanguageHead(nn.Module):
         """True where W is the embedding's."""
         return bool(self._tied)
 
+    @property
+    def size(self) -> int:
+        """Logits at a step."""
+        return len(self._weight())
+
     def _weight(self) -> Tensor:
         return self._tied[0].weight if self.weight is None else self.weight
 
@@ -43,7 +49,20 @@ class LanguageHead(nn.Module):
         return project(self.norm(x), self._weight())
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats of targets [...] from x [..., width]; targets of -100 do not count."""
+        """Mean nats of targets [...] from x [..., width]; targets of -100 do not count.
+
+        Of targets that are real numbers, which the first logit is a guess of, the mean squared error; those
+        of NaN do not count.
+        """
+        if targets.is_floating_point():
+            return _squared_error(self(x)[..., 0], targets)
         rows, goals = self.norm(x).flatten(0, -2), targets.flatten()
         total = linear_cross_entropy(rows, self._weight(), goals)
         return total / (goals != IGNORED).sum().clamp(min=1)
+
+
+def _squared_error(y: Tensor, targets: Tensor) -> Tensor:
+    nothing = targets.isnan()
+    wide = y.to(state_dtype(y.dtype))
+    errors = (wide - targets.nan_to_num()).masked_fill(nothing, 0)
+    return errors.square().sum() / (~nothing).sum().clamp(min=1)

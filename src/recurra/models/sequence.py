@@ -19,7 +19,7 @@ from recurra.models.cross_entropy import IGNORED
 from recurra.models.generate import Generation, Prompts, Sampler
 from recurra.models.head import LanguageHead
 from recurra.models.vocabulary import Vocabulary, from_bytes
-from recurra.parts.embedding import Embedding
+from recurra.parts.embedding import Embedding, LinearEmbedding
 from recurra.parts.norm import NORMS
 
 __all__ = ["SequenceModel", "language_model"]
@@ -31,6 +31,7 @@ _PYTORCH = {"format": "pt"}
 class SequenceModel(nn.Module):
     """logits = head(block_n(... block_1(embed(tokens)))), tokens [B, T], logits [B, T, vocabulary].
 
+    With a `LinearEmbedding` real numbers [B, T, channels] are read in the place of tokens.
     state: one state a block, None: a fresh start; reset [B, T] and lengths [B] as in `ops.masks`.
     With `checkpointing` set, a block keeps only its input while training, and is computed twice.
     Raises ValueError that names the argument.
@@ -39,11 +40,18 @@ class SequenceModel(nn.Module):
     # A ModuleList of blocks: torch's type forgets of what.
     blocks: Any
 
-    def __init__(self, embed: Embedding, blocks: Sequence[nn.Module], head: LanguageHead) -> None:
+    def __init__(
+        self, embed: Embedding | LinearEmbedding, blocks: Sequence[nn.Module], head: LanguageHead
+    ) -> None:
         super().__init__()
         self.embed, self.blocks, self.head = embed, nn.ModuleList(blocks), head
         self.checkpointing = False
         self.vocabulary: Vocabulary | None = None
+
+    @property
+    def channels(self) -> int:
+        """Real numbers that are read at a step; 0: a token is."""
+        return self.embed.in_features if isinstance(self.embed, LinearEmbedding) else 0
 
     def hidden(
         self,
@@ -53,8 +61,7 @@ class SequenceModel(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """What the head reads, [B, T, width], and the last state."""
-        if tokens.ndim != 2:
-            raise ValueError(f"tokens must be [batch, time], got {list(tokens.shape)}")
+        self._check("tokens", tokens, "batch, time")
         return run(self.blocks, self.embed(tokens), state, reset, lengths, self.checkpointing)
 
     def forward(
@@ -79,19 +86,31 @@ class SequenceModel(nn.Module):
         reset: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Mean nats of targets [B, T], without those of -100 and beyond lengths, and the last state."""
-        if targets.shape != tokens.shape:
-            raise ValueError(f"targets must be like tokens, {list(tokens.shape)}, got {list(targets.shape)}")
+        """Mean nats of targets [B, T], without those of -100 and beyond lengths, and the last state.
+
+        Mean squared error where they are real numbers, without those that are NaN.
+        """
+        self._check("tokens", tokens, "batch, time")
+        if targets.shape != tokens.shape[:2]:
+            want = list(tokens.shape[:2])
+            raise ValueError(f"targets must be like tokens, {want}, got {list(targets.shape)}")
         x, state = self.hidden(tokens, state, reset, lengths)
         if lengths is not None:
-            targets = targets.masked_fill(~_alive(tokens, lengths), IGNORED)
+            nothing = math.nan if targets.is_floating_point() else IGNORED
+            targets = targets.masked_fill(~_alive(tokens, lengths), nothing)
         return self.head.loss(x, targets), state
 
     def step(self, token: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""
-        if token.ndim != 1:
-            raise ValueError(f"token must be [batch], got {list(token.shape)}")
+        self._check("token", token, "batch")
         return self.decode(self.embed(token), state)
+
+    def _check(self, name: str, x: Tensor, axes: str) -> None:
+        """Raise ValueError unless x has these axes, and behind them the channels of real numbers."""
+        if self.channels:
+            axes = f"{axes}, {self.channels}"
+        if x.ndim != axes.count(",") + 1 or (self.channels and x.shape[-1] != self.channels):
+            raise ValueError(f"{name} must be [{axes}], got {list(x.shape)}")
 
     def decode(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """`step` from what the embedding made of a token, x_t [B, width]."""
@@ -122,10 +141,10 @@ class SequenceModel(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """All that `from_config` needs to build this model anew, as JSON."""
-        vocabulary, width = self.embed.weight.shape
         return {
-            "vocabulary": vocabulary,
-            "width": width,
+            "vocabulary": self.head.size,
+            **({"channels": self.channels} if self.channels else {}),
+            "width": self.head.width,
             "norm": self.head.norm_name,
             "tied": self.head.tied,
             "blocks": [describe(block) for block in self.blocks],
@@ -134,16 +153,16 @@ class SequenceModel(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SequenceModel":
         """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
-        known = parse(_Config, config, {})
+        known = parse(_Config, {"channels": 0, **config}, {})
         blocks = [_numbered(i, block, known.width) for i, block in enumerate(known.blocks)]
-        return _assemble(known.vocabulary, known.width, blocks, known.norm, known.tied)
+        return _assemble(known, blocks)
 
     def save_pretrained(self, folder: str | os.PathLike[str], vocabulary: Vocabulary | None = None) -> None:
         """Write model.safetensors, config.json and the vocabulary, whole or not at all, also when killed.
 
         vocabulary: the one to keep with the model, which also becomes `self.vocabulary`.
         """
-        vocabulary, size = vocabulary or self.vocabulary, len(self.embed.weight)
+        vocabulary, size = vocabulary or self.vocabulary, self.head.size
         if vocabulary is not None and vocabulary.size > size:
             raise ValueError(f"vocabulary has {vocabulary.size} tokens, the model only {size}")
         self.vocabulary = vocabulary
@@ -193,9 +212,10 @@ def _alive(tokens: Tensor, lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Config:
-    """The keys of a model's config; `blocks` holds the configs of the blocks."""
+    """The keys of a model's config; `blocks` holds those of the blocks, `channels` is left out where 0."""
 
     vocabulary: int
+    channels: int
     width: int
     norm: str
     tied: bool
@@ -213,17 +233,24 @@ def _numbered(number: int, given: Any, width: int) -> nn.Module:
         raise ValueError(f"key 'blocks', {number}: {e}") from e
 
 
-def _assemble(
-    vocabulary: int, width: int, blocks: Sequence[nn.Module], norm: str, tied: bool
-) -> SequenceModel:
-    if vocabulary < 1 or width < 1:
-        raise ValueError(f"vocabulary and width must be at least 1, got {vocabulary} and {width}")
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+def _assemble(known: _Config, blocks: Sequence[nn.Module]) -> SequenceModel:
+    """The model of these keys, and of the blocks that were made of the last of them."""
+    vocabulary, channels, width, tied = known.vocabulary, known.channels, known.width, known.tied
+    if vocabulary < 1 or width < 1 or channels < 0:
+        raise ValueError(
+            f"vocabulary and width must be at least 1, channels 0, got {vocabulary}, {width} and {channels}"
+        )
+    if known.norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {known.norm!r}")
+    if channels:
+        if tied:
+            raise ValueError("tied: real numbers have no table of tokens that the head could use")
+        return SequenceModel(
+            LinearEmbedding(channels, width), blocks, LanguageHead(width, vocabulary, known.norm)
+        )
     # What a tied head reads has to be small: it multiplies `width` numbers of size one.
     embed = Embedding(vocabulary, width, 1 / math.sqrt(width) if tied else 1.0)
-    head = LanguageHead(width, vocabulary, norm, embed if tied else None)
-    return SequenceModel(embed, blocks, head)
+    return SequenceModel(embed, blocks, LanguageHead(width, vocabulary, known.norm, embed if tied else None))
 
 
 def _tensors(path: Path, content: bytes, model: nn.Module) -> dict[str, Tensor]:
@@ -251,13 +278,14 @@ def language_model(
     *,
     options: Mapping[str, Any] | None = None,
     tied: bool = False,
+    channels: int = 0,
 ) -> SequenceModel:
     """An untrained language model of `depth` blocks, by their names in `recurra.blocks.BLOCKS`.
 
     blocks: one name, or a list for a hybrid, taken again and again up to `depth` (None: 6, or once
     through the list). options: fields of the blocks' configs, for each block that has them; the head's
-    norm is that of the last block. tied: the head uses the embedding's weights. Raises ValueError that
-    names the argument.
+    norm is that of the last block. tied: the head uses the embedding's weights. channels: so many real
+    numbers are read at a step, not a token. Raises ValueError that names the argument.
     """
     made: list[Any] = make(blocks, width, depth, options)
-    return _assemble(vocabulary, width, made, made[-1].config.norm, tied)
+    return _assemble(_Config(vocabulary, channels, width, made[-1].config.norm, tied, []), made)

@@ -1,9 +1,19 @@
 """What blocks and models are made of besides recurrences: parameters, no sequence of their own."""
 
 from recurra.parts.conv import CausalConv
-from recurra.parts.embedding import Embedding
+from recurra.parts.embedding import Embedding, LinearEmbedding
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP, SwiGLU
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 
-__all__ = ["MLP", "NORMS", "CausalConv", "Embedding", "LayerNorm", "Linear", "RMSNorm", "SwiGLU"]
+__all__ = [
+    "MLP",
+    "NORMS",
+    "CausalConv",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "LinearEmbedding",
+    "RMSNorm",
+    "SwiGLU",
+]

@@ -1,9 +1,11 @@
-"""Token embedding."""
+"""What a model reads, as vectors of its width: tokens by a table, real numbers by a matrix."""
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Embedding"]
+from recurra.parts.linear import Linear
+
+__all__ = ["Embedding", "LinearEmbedding"]
 
 
 class Embedding(nn.Module):
@@ -21,3 +23,10 @@ class Embedding(nn.Module):
 
     def extra_repr(self) -> str:
         return "{}, {}".format(*self.weight.shape)
+
+
+class LinearEmbedding(Linear):
+    """W x + b of x [..., channels], real numbers, which are taken in the dtype of W [width, channels]."""
+
+    def forward(self, input: Tensor, added: Tensor | None = None) -> Tensor:  # noqa: A002 - nn.Linear's name
+        return super().forward(input.to(self.weight.dtype), added)

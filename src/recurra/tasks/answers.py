@@ -5,11 +5,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from recurra.models.cross_entropy import IGNORED
 from recurra.tasks.losses import CHUNK, device_of
 
-__all__ = ["Answers", "judge"]
+__all__ = ["CLOSE", "Answers", "asked", "judge"]
+
+# A number is right where it is off by no more, as in Hochreiter and Schmidhuber, 1997, section 5.4.
+CLOSE = 0.04
 
 
 class Answers(NamedTuple):
@@ -20,17 +24,33 @@ class Answers(NamedTuple):
     asked: int
 
 
+def asked(targets: Tensor) -> Tensor:
+    """Where there is something to answer."""
+    return ~targets.isnan() if targets.is_floating_point() else targets != IGNORED
+
+
 @torch.no_grad()
 def judge(model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
-    """Of all targets that are asked for, a few sequences at a time; the likeliest token is the answer."""
-    right, nats, count = 0, 0.0, 0
+    """Of all targets, a few sequences at a time.
+
+    The likeliest token is the answer, its loss in nats; or the number itself, its loss the squared error.
+    """
+    right, loss, count = 0, 0.0, 0
     for inputs, targets in batches:
         rows = max(CHUNK // inputs.shape[1], 1)
         for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
             logits = model(x.to(device_of(model)))[0].float().cpu()
-            right += int((logits.argmax(-1) == y).sum())
-            nats += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), y.flatten(), reduction="sum"
-            ).item()
-        count += int((targets != IGNORED).sum())
-    return Answers(right / count, nats / count, count)
+            hits, losses = _numbers(logits, y) if y.is_floating_point() else _tokens(logits, y)
+            right, loss = right + int(hits.sum()), loss + losses.sum().item()
+        count += int(asked(targets).sum())
+    return Answers(right / count, loss / count, count)
+
+
+def _tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    hits = logits.argmax(-1) == targets
+    return hits, cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+
+
+def _numbers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    errors = (logits[..., 0] - targets)[asked(targets)]
+    return errors.abs() <= CLOSE, errors.square()

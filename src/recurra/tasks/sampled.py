@@ -48,6 +48,7 @@ class Sampled(ABC):
 
     name: ClassVar[str]
     context: ClassVar[int] = 256
+    channels: ClassVar[int] = 0
     metric: ClassVar[str] = "accuracy"
     source: ClassVar[str] = "drawn anew at every step"
     vocabulary: ClassVar[None] = None
@@ -55,7 +56,7 @@ class Sampled(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Tokens, of what is read and of what is answered."""
+        """Tokens, of what is read and of what is answered; 1 where answers are real numbers."""
 
     @property
     @abstractmethod
@@ -64,7 +65,7 @@ class Sampled(ABC):
 
     @abstractmethod
     def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
-        """Tokens and targets, both [rows, T], targets of -100 where nothing is asked."""
+        """Inputs [rows, T] or [rows, T, channels]; targets [rows, T], -100 or NaN where nothing is asked."""
 
     def length(self, draw: np.random.Generator, context: int) -> int:
         """Of the sequences of a step."""

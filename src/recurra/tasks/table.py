@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recurra.models.vocabulary import Vocabulary
 from recurra.tasks import text
+from recurra.tasks.adding import Adding
 from recurra.tasks.formal.bucket_sort import BucketSort
 from recurra.tasks.formal.cycle_navigation import CycleNavigation
 from recurra.tasks.formal.even_pairs import EvenPairs
@@ -30,12 +31,14 @@ class Feed(Protocol):
         """Whether the rows of a step start from no state; otherwise they go on from the step before."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Tokens and targets of a step, both [rows, T]; targets of -100 do not count."""
+        """Inputs [rows, T] or [rows, T, channels]; targets [rows, T], those of -100 or NaN do not count."""
 
 
 class Task(Protocol):
-    """The data of a run and what it is judged by, `metric`; `size` tokens, those of a vocabulary or mere
-    numbers; `source` says where they come from.
+    """The data of a run and what it is judged by, `metric`; `source` says where they come from.
+
+    Inputs are tokens, `size` of them, those of a vocabulary or mere numbers; or, where there are `channels`,
+    so many real numbers a step. Targets are tokens too; or real numbers, and `size` is 1.
     """
 
     @property
@@ -44,6 +47,8 @@ class Task(Protocol):
     def metric(self) -> str: ...
     @property
     def size(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
     @property
     def vocabulary(self) -> Vocabulary | None: ...
     @property
@@ -80,23 +85,30 @@ class Kind(Protocol):
     @property
     def context(self) -> int: ...
     def prepare(
-        self, source: str | None, folder: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
+        self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
     ) -> Task: ...
-    def load(self, folder: Path, /) -> Task: ...
+    def load(self, run: Path, /) -> Task: ...
     def read(self, source: str, vocabulary: Vocabulary | None, /) -> Task: ...
 
 
 @dataclass(frozen=True)
 class _Text:
     context: ClassVar[int] = 256
-    prepare = staticmethod(text.prepare)
-    load = staticmethod(text.Text.load)
     read = staticmethod(text.read)
+
+    def prepare(
+        self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
+    ) -> Task:
+        return text.prepare(source, run / "text", kind, size, vocabulary)
+
+    def load(self, run: Path, /) -> Task:
+        return text.Text.load(run / "text")
 
 
 TASKS: dict[str, type[Kind]] = {
     "text": _Text,
     "selective_copying": SelectiveCopying,
+    "adding": Adding,
     "parity": Parity,
     "even_pairs": EvenPairs,
     "cycle_navigation": CycleNavigation,

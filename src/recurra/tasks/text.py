@@ -60,6 +60,7 @@ class Text:
     bytes_per_token: float
 
     name: ClassVar[str] = "text"
+    channels: ClassVar[int] = 0
     metric: ClassVar[str] = "bits_per_byte"
 
     @staticmethod

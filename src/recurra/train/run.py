@@ -44,15 +44,19 @@ def train(run: Run, fabric: Any) -> tuple[Position, Task]:
         run.out.mkdir(parents=True, exist_ok=True)
         write(config, run.out / "config.yaml")
     torch.manual_seed(config.seed)
-    model = build(config, data.size)
+    model = build(config, data.size, data.channels)
     if run.start and not run.goes_on:
         checkpoint.weights(run.start, model)
     return fit(model, data, config, run.out, fabric), data
 
 
-def build(config: TrainConfig, vocabulary: int) -> SequenceModel:
-    """The untrained model of these options. Raises ValueError that names one that it does not have."""
-    return language_model(config.layers, vocabulary, config.width, config.depth, options=config.shape)
+def build(config: TrainConfig, vocabulary: int, channels: int = 0) -> SequenceModel:
+    """The untrained model of these options, for tokens or for `channels` real numbers a step.
+
+    Raises ValueError that names an option that it does not have.
+    """
+    width, depth, shape = config.width, config.depth, config.shape
+    return language_model(config.layers, vocabulary, width, depth, options=shape, channels=channels)
 
 
 def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) -> TrainConfig:
@@ -72,6 +76,6 @@ def _data(run: Run, anew: bool) -> Task:
     """The task in the run's folder; set up there first where the run is new."""
     task, config = parse(run.config.task), run.config
     if not anew:
-        return task.load(run.out / "text")
+        return task.load(run.out)
     vocabulary = SequenceModel.from_pretrained(run.start).vocabulary if run.start else None
-    return task.prepare(config.source, run.out / "text", config.vocabulary, config.tokens, vocabulary)
+    return task.prepare(config.source, run.out, config.vocabulary, config.tokens, vocabulary)

@@ -21,7 +21,7 @@ __all__ = ["Stepper"]
 class Stepper:
     """The model and its optimizer on this process's device, and the states carried from step to step.
 
-    size: tokens of the last step, over all devices.
+    size: positions of the last step, over all devices.
     """
 
     def __init__(self, model: Any, data: Task, config: TrainConfig, fabric: Any) -> None:
@@ -84,7 +84,7 @@ class Stepper:
         """This process's rows, a batch for each part of the accumulated gradient, with their states."""
         carried = [None] * self.config.accumulate if self.feed.fresh(step) else self.carried
         tokens, targets = self.feed.batch(step)
-        self.size = tokens.numel()
+        self.size = targets.numel()
         return list(zip(self._mine(tokens), self._mine(targets), carried, strict=True))
 
     def _mine(self, rows: Tensor) -> Tensor:
