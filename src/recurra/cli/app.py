@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from recurra import show_config
-from recurra.cli import bench
+from recurra.cli import bench, reproduce
 from recurra.cli.demo import demo
 from recurra.cli.evaluate import evaluate, info, models
 from recurra.cli.generate import generate
@@ -32,6 +32,7 @@ app.command("info")(info)
 app.command("models")(models)
 app.command("demo")(demo)
 app.add_typer(bench.app, name="bench")
+app.add_typer(reproduce.app, name="reproduce")
 
 
 @app.callback()

@@ -1,0 +1,110 @@
+"""`recurra reproduce`: experiments of papers, what they cost, what was published, and what comes out here."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recurra.bench.report import Row, markdown
+from recurra.papers.experiment import SCALES, Experiment, Run, grid
+from recurra.papers.matching import frozen, parameters
+from recurra.papers.results import find
+from recurra.papers.runner import Places, Runner
+from recurra.papers.table import EXPERIMENTS
+
+app = typer.Typer(help="Run experiments of papers, within a stated budget.", rich_markup_mode=None)
+
+CORES = os.cpu_count() or 1
+LEDGER = ("experiment", "what", "runs", "done", "small, minutes", "full, hours")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="See recurra reproduce list.")]
+ScaleName = Annotated[str, typer.Option(metavar="|".join(SCALES), help="Of steps, batches and seeds.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+
+
+@app.callback()
+def reproduce() -> None:
+    pass
+
+
+def named(name: str, scale: str = SCALES[0]) -> Experiment:
+    """An experiment of the table."""
+    if name not in EXPERIMENTS:
+        raise typer.BadParameter(f"NAME must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
+    if scale not in SCALES:
+        raise typer.BadParameter(f"--scale is one of {', '.join(SCALES)}, got {scale!r}")
+    return EXPERIMENTS[name]
+
+
+@app.command("list")
+def ledger(results: Results = Path("results/reproduce")) -> None:
+    """The experiments and what they cost: expected minutes of two cores."""
+    rows = [_cost(e, results) for e in EXPERIMENTS.values()]
+    total = {key: sum(row[key] for row in rows) for key in LEDGER[2:]}
+    print(markdown(LEDGER, [_rounded(row) for row in (*rows, {LEDGER[0]: "in all", **total})]))
+
+
+def _cost(e: Experiment, results: Path) -> Row:
+    small, full = (grid(e, scale) for scale in SCALES)
+    done = sum(find(run, results) is not None for run in small)
+    minutes, hours = sum(run.minutes for run in small), sum(run.minutes for run in full) / 60
+    return dict(zip(LEDGER, (e.name, e.title, len(small), done, minutes, hours), strict=True))
+
+
+def _rounded(row: Row) -> Row:
+    return {key: round(value) if isinstance(value, float) else value for key, value in row.items()}
+
+
+@app.command()
+def show(name: Name, scale: ScaleName = SCALES[0], results: Results = Path("results/reproduce")) -> None:
+    """The runs of an experiment: sizes, options, expected minutes; published numbers with their tags."""
+    e = named(name, scale)
+    print(f"{e.title}\n{e.paper}\n{e.note}\n")
+    runs = grid(e, scale, seeds=1)
+    columns = ("model", e.name, "width", "depth", "parameters", "minutes", "seeds", "done")
+    print(markdown(columns, [dict(zip(columns, _shown(run, results), strict=True)) for run in runs]))
+    common = e.scales[scale].options
+    print("all:", " ".join(f"--{key} {value}" for key, value in common.items()))
+    for told in (e.columns, e.rows):
+        for key, options in told.items():
+            print(f"{key}:", " ".join(f"--{name} {value}" for name, value in options.items()))
+    for p in e.published:
+        print(f"published: {p.row}, {p.column}: {p.says}, {e.unit}")
+
+
+def _shown(run: Run, results: Path) -> tuple[object, ...]:
+    seeds = run.experiment.scales[run.scale].seeds
+    done = sum(find(run._replace(seed=seed), results) is not None for seed in range(seeds))
+    config, size = run.config, parameters(frozen(run._replace(seed=0).options))
+    sizes = (config.width, config.depth, f"{size:,}", run.minutes)
+    return (run.row, run.column, *sizes, seeds, done)
+
+
+@app.command("run")
+def run_(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="See recurra reproduce list.")],
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Of the experiment's models; default: all.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each run; default: the scale's.")] = None,
+    scale: ScaleName = SCALES[0],
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs side by side, each with its share of the cores.")
+    ] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/reproduce"),
+    results: Results = Path("results/reproduce"),
+    data: Annotated[
+        Path | None, typer.Option(envvar="RECURRA_DATA", help="Folder of the data that is not made here.")
+    ] = None,
+) -> None:
+    """Run what is not yet done; stopped at any time, the same words go on where it was."""
+    rows = tuple(models.split(",")) if models else ()
+    try:
+        runs = [run for name in names for run in grid(named(name, scale), scale, rows, seeds)]
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+    runner = Runner(runs, Places(out, results, data), jobs, max(CORES // jobs, 1))
+    print(f"{len(runs)} runs, {runner.skipped} of them done before")
+    if failed := runner():
+        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, see above; logs are in {out}")

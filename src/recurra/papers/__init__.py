@@ -1,0 +1,1 @@
+"""Experiments of papers: their runs as data, their published numbers, and the report beside them."""

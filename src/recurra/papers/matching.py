@@ -1,0 +1,65 @@
+"""Models of equal size: the width at which one has the parameters of another."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from recurra.tasks.table import name_of, parse
+from recurra.train.config import TrainConfig
+from recurra.train.run import build
+
+__all__ = ["TOLERANCE", "frozen", "matched", "parameters"]
+
+# Of a reference's parameters; and multiples of what widths may be, of which kernels like the first ones.
+TOLERANCE, STEPS, WIDEST = 0.02, (32, 16, 8, 4, 2, 1), 4096
+# Symbols of a text that are not yet counted: bytes, or the characters of tiny Shakespeare.
+SYMBOLS = {"byte": 256, "char": 65}
+
+Options = tuple[tuple[str, Any], ...]
+
+
+@lru_cache(maxsize=4096)
+def parameters(options: Options) -> int:
+    """Of the model that these options of TrainConfig make."""
+    config = TrainConfig(**dict(options))
+    size = SYMBOLS[config.vocabulary] if name_of(config.task) == "text" else _size(config.task)
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(config, size).parameters())
+
+
+@lru_cache(maxsize=256)
+def matched(options: Options, reference: Options) -> int:
+    """The width at which the model of these options has as many parameters as that of the reference.
+
+    The roundest within two per cent. Raises ValueError where there is none.
+    """
+    want = parameters(reference)
+    for step in STEPS:
+        width = _nearest(dict(options), want, step)
+        if abs(parameters(_at(dict(options), width)) / want - 1) <= TOLERANCE:
+            return width
+    raise ValueError(f"no width of {dict(options)['model']} has {want:,} parameters")
+
+
+def _nearest(options: dict[str, Any], want: int, step: int) -> int:
+    widths = range(step, WIDEST, step)
+    at = bisect_left(widths, want, key=lambda width: parameters(_at(options, width)))
+    return min(widths[max(at - 1, 0) : at + 1], key=lambda w: abs(parameters(_at(options, w)) - want))
+
+
+def _at(options: dict[str, Any], width: int) -> Options:
+    return frozen({**options, "width": width})
+
+
+def frozen(options: Mapping[str, Any]) -> Options:
+    """As what functions remember their values by."""
+    return tuple(sorted(options.items()))
+
+
+def _size(task: str) -> int:
+    kind: Any = parse(task)
+    size: int = kind.size
+    return size

@@ -1,0 +1,116 @@
+"""One run in a process of its own: it trains, is judged, and leaves its result.
+
+It ends with the process that started it, whose end it sees on its stdin.
+"""
+
+import json
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recurra.bench.report import record
+from recurra.models import SequenceModel
+from recurra.papers.results import Result, write
+from recurra.tasks.table import Task
+from recurra.train import checkpoint
+from recurra.train.config import TrainConfig
+from recurra.train.loop import launch
+from recurra.train.metrics import rows
+from recurra.train.run import prepare, train
+
+__all__ = ["command", "result", "work"]
+
+METRICS = "metrics.csv"
+# The exit code of a run that another process is at.
+BUSY = 3
+
+
+def work(options: dict[str, Any], about: Result, folder: Path, threads: int) -> Result:
+    """Train to the end, from where the folder is, and judge the best checkpoint."""
+    torch.set_num_threads(threads)
+    run = prepare(options, folder)
+    fabric = launch(run.config)
+    _, data = train(run, fabric)
+    model = SequenceModel.from_pretrained(checkpoint.best(folder)).to(fabric.device)
+    return {**about, **result(run.config, data, model, folder), "machine": machine(options, threads)}
+
+
+def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
+    """What the run is worth and what it took; tokens are counted as the task counts its context."""
+    end = checkpoint.position(checkpoint.last(folder) or folder)
+    each = config.batch * config.accumulate * config.context
+    return {
+        "scores": {name: round(value, 6) for name, value in data.scores(model, config.context).items()},
+        "best": {"step": end.best_step, data.metric: end.best_score},
+        "steps": end.step,
+        "tokens": end.step * each,
+        "seconds": round(end.seconds, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "curve": _curve(rows(folder / METRICS), f"valid_{data.metric}", each),
+    }
+
+
+def machine(options: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Where it was made, and the command that makes the same run alone."""
+    return {**record(threads), "command": command(options)}
+
+
+def command(options: dict[str, Any]) -> str:
+    """`recurra train` with these options; of a file of data its name alone."""
+    words = ["recurra", "train"]
+    for name, value in options.items():
+        if name == "source":
+            words.insert(2, Path(value).name)
+        elif getattr(TrainConfig, name, None) != value:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def _curve(metrics: list[dict[str, str]], score: str, each: int) -> dict[str, list[float]]:
+    """Held-out scores while it trained, and what had been spent by then."""
+    kept = [row for row in metrics if row[score]]
+    return {
+        "step": [int(row["step"]) for row in kept],
+        "tokens": [int(row["step"]) * each for row in kept],
+        "seconds": [round(float(row["seconds"]), 1) for row in kept],
+        "score": [round(float(row[score]), 5) for row in kept],
+    }
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Exits with BUSY where another process has the folder; its end, however it comes, sets it free."""
+    with (folder / "lock").open("w") as lock:
+        if sys.platform != "win32":
+            import fcntl  # noqa: PLC0415 - which Windows does not have
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                sys.exit(BUSY)
+        yield
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # which returns when the other end is closed; sys.stdin would hold a lock at our own end
+    os._exit(1)
+
+
+def _main(words: list[str]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    plan = json.loads(words[0])
+    folder = Path(plan["folder"])
+    with _alone(folder):
+        made = work(plan["options"], plan["about"], folder, plan["threads"])
+        write(Path(plan["result"]), made)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

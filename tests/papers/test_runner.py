@@ -1,0 +1,108 @@
+"""A tiny grid from its first step to its results: killed, gone on with, and skipped where it is done."""
+
+import time
+
+import pytest
+
+from recurra.papers.experiment import Experiment, Scale, grid
+from recurra.papers.results import find
+from recurra.papers.runner import Places, Runner, folder_of
+from recurra.train import checkpoint
+from recurra.train.metrics import rows
+
+TINY = {
+    "task": "selective_copying:count=2",
+    "context": 8,
+    "depth": 1,
+    "batch": 2,
+    "steps": 6,
+    "every": 3,
+    "windows": 4,
+    "device": "cpu",
+}
+
+
+def experiment(**options):
+    return Experiment(
+        name="tiny",
+        title="A tiny grid",
+        paper="none",
+        rows={"minGRU": {"model": "mingru", "width": 8}},
+        columns={"two": {}},
+        scales={"small": Scale({**TINY, **options}, 2, {"minGRU": 0.1})},
+        measure="accuracy@{context}",
+    )
+
+
+@pytest.fixture
+def places(tmp_path):
+    return Places(tmp_path / "runs", tmp_path / "results", None)
+
+
+def run_all(runs, places):
+    return Runner(runs, places, jobs=1, threads=1)()
+
+
+def test_results_are_left_and_not_made_again(places):
+    runs = grid(experiment(), "small", seeds=1)
+    assert run_all(runs, places) == {}
+    made = find(runs[0], places.results)
+    assert made["steps"] == 6
+    assert made["tokens"] == 6 * 2 * 8
+    assert made["curve"]["step"] == [3, 6]
+    assert 0 <= runs[0].value(made["scores"]) <= 1
+    assert made["machine"]["command"].startswith("recurra train --task selective_copying:count=2 --context 8")
+    again = Runner(runs, places, jobs=1, threads=1)
+    assert (again.skipped, again()) == (1, {})
+    assert find(runs[0], places.results) == made
+    other = grid(experiment(lr=0.5), "small", seeds=1)
+    assert find(other[0], places.results) is None
+
+
+def test_a_run_that_fails_is_told(places):
+    runs = grid(experiment(lr=1e30), "small", seeds=1)
+    failed = run_all(runs, places)
+    assert list(failed) == runs
+    assert "RuntimeError: the gradient of step" in failed[runs[0]]
+
+
+def end(process):
+    process.kill()
+    process.communicate()
+
+
+def start(run, places):
+    """A runner whose one process has begun to train."""
+    work = Runner([run], places, jobs=1, threads=1)
+    work._start(run)
+    wait(work.busy[run], folder_of(run, places.out), 1)
+    return work
+
+
+def wait(process, folder, steps):
+    """Until so many steps are saved."""
+    while checkpoint.last(folder) is None or checkpoint.position(checkpoint.last(folder)).step < steps:
+        assert process.poll() is None, (folder / "log.txt").read_text()
+        time.sleep(0.05)
+
+
+def test_killed_it_goes_on_and_nobody_else_trains_there(places):
+    run = grid(experiment(steps=100_000, every=10), "small", seeds=1)[0]
+    folder = folder_of(run, places.out)
+    first = start(run, places)
+    assert run_all([run], places)[run] == f"another process is at {folder}"
+    end(first.busy[run])
+    done = checkpoint.position(checkpoint.last(folder)).step
+    second = start(run, places)
+    assert 0 < second.before[run] < 1
+    wait(second.busy[run], folder, done + 30)
+    second.busy[run].stdin.close()
+    assert second.busy[run].wait(timeout=20) == 1
+    steps = [int(row["step"]) for row in rows(folder / "metrics.csv")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_data_that_is_not_there_is_named(places):
+    runs = grid(experiment(task="text", source="text/none.txt"), "small", seeds=1)
+    with pytest.raises(FileNotFoundError, match=r"tiny reads text/none.txt: name its folder by --data"):
+        Runner(runs, places, jobs=1, threads=1)
