@@ -30,6 +30,12 @@ struct View {
   i64 batch, time;
 };
 
+// The same of [rows, width].
+struct Rows {
+  void* data;
+  i64 stride;
+};
+
 struct Scan {
   i64 gate, dtype, reverse, threads, batch, time, width;
   const std::uint8_t* reset;  // [batch, time] or null
@@ -74,11 +80,12 @@ struct Cell {
   void *dstate_n, *dstate;
 };
 
-// One step of Conv; everything contiguous, the weights as the layer keeps them: [width, taps], dtype of x.
+// One step of Conv; what is not behind Rows is contiguous, weight and bias in the dtype of x.
 struct ConvStep {
   i64 dtype, batch, width, taps;
-  void *x, *weight, *bias, *state;  // [batch, width], [width, taps], [width] or null, [batch, taps - 1, width]
-  void *y, *state_n;
+  Rows x;
+  void *weight, *bias, *state;  // [taps, width], [width] or null, [batch, taps - 1, width]
+  void *y, *state_n;            // [batch, width], and like state, which it may be
 };
 
 // A state is max | numerator | denominator, 2 scores + width numbers side by side. What is not behind a View
@@ -140,6 +147,14 @@ struct Selective {
   void* dh_0;
 };
 
+// One step of Selective, whose delta is weight^T times the first numbers of `mixed`; weight in the dtype of x.
+struct SelectiveStep {
+  i64 dtype, threads, batch, width, states, rank;
+  Rows x, mixed, z;           // [batch, width]; [batch, rank + 2 states], the last of which are B and C
+  void *weight, *a, *d, *bias;  // [rank, width], [states, width], [width], [width]
+  void *h_0, *h_n, *y;        // [batch, states, width], h_n may be h_0; y [batch, width] contiguous
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
   void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
@@ -158,11 +173,6 @@ struct Norm {
 };
 
 enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare };
-
-struct Rows {
-  void* data;
-  i64 stride;  // in elements
-};
 
 struct Activation {
   i64 kind, dtype, threads, rows, width;
@@ -230,6 +240,7 @@ struct Kernels {
   void (*softmax)(const Softmax&, bool forward);
   void (*diagonal)(const Diagonal&, bool forward);
   void (*selective)(const Selective&, bool forward);
+  void (*selective_step)(const SelectiveStep&);
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
   void (*attention)(const Attention&);

@@ -93,26 +93,29 @@ struct ConvLoop {
   }
 };
 
-// One step, channel by channel: so few operations that the order of memory does not matter.
 template <class P>
 inline void run_conv_step(const ConvStep& s) {
   using Element = typename P::Element;
   using State = typename P::State;
   using Number = typename State::Element;
-  const Element *x = static_cast<const Element*>(s.x), *bias = static_cast<const Element*>(s.bias);
-  const Element* weight = static_cast<const Element*>(s.weight);
+  const Element *weight = static_cast<const Element*>(s.weight), *bias = static_cast<const Element*>(s.bias);
   const i64 history = s.taps - 1;
   for (i64 b = 0; b < s.batch; ++b) {
+    const Element* x = static_cast<const Element*>(s.x.data) + b * s.x.stride;
     const Number* before = static_cast<const Number*>(s.state) + b * history * s.width;
     Number* after = static_cast<Number*>(s.state_n) + b * history * s.width;
-    for (i64 c = 0; c < s.width; ++c) {
-      const auto now = P::get(x + b * s.width + c);
-      auto sum = bias ? P::get(bias + c) : 0;
-      for (i64 j = 0; j < history; ++j) sum += P::get(weight + c * s.taps + j) * before[j * s.width + c];
-      sum += P::get(weight + c * s.taps + history) * now;
-      P::put(static_cast<Element*>(s.y) + b * s.width + c, sum);
-      for (i64 j = 0; j < history; ++j) after[j * s.width + c] = j + 1 < history ? before[(j + 1) * s.width + c] : now;
-    }
+    each_register<P>(s.width, [&](i64, i64 c, auto n) {
+      const auto now = load<P>(x + c, n);
+      auto sum = load<P>(weight + history * s.width + c, n) * now;
+      if (bias) sum += load<P>(bias + c, n);
+      for (i64 j = 0; j < history; ++j) {
+        const auto past = load<State>(before + j * s.width + c, n);
+        sum += load<P>(weight + j * s.width + c, n) * past;
+        if (j) store<State>(after + (j - 1) * s.width + c, past, n);
+      }
+      if (history) store<State>(after + (history - 1) * s.width + c, now, n);
+      store<P>(static_cast<Element*>(s.y) + b * s.width + c, sum, n);
+    });
   }
 }
 

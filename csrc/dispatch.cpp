@@ -85,6 +85,9 @@ EXPORT void recurra_selective_forward(const recurra::Selective* s) {
 EXPORT void recurra_selective_backward(const recurra::Selective* s) {
   recurra::kTables[recurra::current]->selective(*s, false);
 }
+EXPORT void recurra_selective_step(const recurra::SelectiveStep* s) {
+  recurra::kTables[recurra::current]->selective_step(*s);
+}
 EXPORT void recurra_matvec(const recurra::Matvec* s) { recurra::kTables[recurra::current]->matvec(*s); }
 EXPORT void recurra_layer_step(const recurra::LayerStep* s) {
   const recurra::Kernels* const kernels = recurra::kTables[recurra::current];

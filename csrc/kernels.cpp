@@ -14,7 +14,7 @@
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan,     conv,      cell,   conv_step, norm, activation, softmax,
-                         diagonal, selective, matvec, product, attention};
+const Kernels kernels = {scan,     conv,      cell,           conv_step, norm,    activation, softmax,
+                         diagonal, selective, selective_step, matvec,    product, attention};
 
 }  // namespace recurra::RECURRA_LEVEL

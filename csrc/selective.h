@@ -215,4 +215,61 @@ inline void selective(const Selective& s, bool forward) {
   }
 }
 
+// A strip of one row's channels through one step.
+template <class P>
+struct SelectiveStrip {
+  using T = typename P::T;
+  using V = typename P::V;
+  using Element = typename P::Element;
+  using State = typename P::State;
+
+  const SelectiveStep& s;
+  const i64 b, first, width;
+
+  const Element* row(const Rows& rows) const { return static_cast<const Element*>(rows.data) + b * rows.stride; }
+  T* state(void* p, i64 k) const { return static_cast<T*>(p) + (b * s.states + k) * s.width + first; }
+  const T* shared(void* p, i64 k) const { return static_cast<const T*>(p) + k * s.width + first; }
+
+  template <class N>
+  V delta(i64 c, N n) const {
+    const Element* weight = static_cast<const Element*>(s.weight) + first + c;
+    V sum = load<State>(shared(s.bias, 0) + c, n);
+    for (i64 k = 0; k < s.rank; ++k) sum += P::get(row(s.mixed) + k) * load<P>(weight + k * s.width, n);
+    return Softplus<T>(sum).value;
+  }
+
+  void run() const {
+    const Element *in = row(s.mixed) + s.rank, *out = in + s.states;
+    each_register<P>(width, [&](i64, i64 c, auto n) {
+      const V x = load<P>(row(s.x) + first + c, n), d = delta(c, n), rate = d * SelectiveLoop<P>::kLog2e;
+      V y = load<State>(shared(s.d, 0) + c, n) * x;
+      for (i64 k = 0; k < s.states; ++k) {
+        const V keep = exp2<T>(rate * load<State>(shared(s.a, k) + c, n));
+        const V h = keep * load<State>(state(s.h_0, k) + c, n) + P::get(in + k) * (d * x);
+        store<State>(state(s.h_n, k) + c, h, n);
+        y += P::get(out + k) * h;
+      }
+      const V z = load<P>(row(s.z) + first + c, n);
+      store<P>(static_cast<Element*>(s.y) + b * s.width + first + c, y * (z * Sigmoid<T>(z).value), n);
+    });
+  }
+};
+
+template <class P>
+inline void run_selective_step(const SelectiveStep& s) {
+  const i64 strips = (s.width + kSelectiveStrip - 1) / kSelectiveStrip;
+  parallel(s.batch * strips, s.threads, [&](i64 task) {
+    const i64 first = task % strips * kSelectiveStrip;
+    SelectiveStrip<P>{s, task / strips, first, least(s.width - first, kSelectiveStrip)}.run();
+  });
+}
+
+inline void selective_step(const SelectiveStep& s) {
+  switch (s.dtype) {
+    case kFloat32: return run_selective_step<Real<float>>(s);
+    case kFloat64: return run_selective_step<Real<double>>(s);
+    case kBfloat16: return run_selective_step<Real<bf16>>(s);
+  }
+}
+
 }  // namespace recurra::RECURRA_LEVEL

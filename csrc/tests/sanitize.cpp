@@ -329,12 +329,26 @@ void run_activation(const Kernels& kernels, i64 kind, i64 dtype, i64 rows, i64 w
 
 void run_conv_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 taps) {
   const i64 state = state_dtype(dtype), history = batch * (taps - 1) * width;
-  Buffer x(dtype, batch * width), weight(dtype, taps * width), bias(dtype, width), y(dtype, batch * width);
+  Buffer x(dtype, (2 * batch - 1) * width), weight(dtype, taps * width), bias(dtype, width), y(dtype, batch * width);
   Buffer before(state, history), after(state, history);
   x.fill(), weight.fill(), bias.fill(), before.fill();
   char* const added = batch > 1 ? bias.data() : nullptr;
-  kernels.conv_step({dtype, batch, width, taps, x.data(), weight.data(), added, before.data(), y.data(), after.data()});
+  kernels.conv_step({dtype, batch, width, taps, {x.data(), 2 * width}, weight.data(), added, before.data(), y.data(),
+                     after.data()});
   y.require_written("conv step y"), after.require_written("conv step state");
+}
+
+void run_selective_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 states, i64 rank) {
+  const i64 state = state_dtype(dtype), mixes = rank + 2 * states;
+  Buffer x(dtype, batch * width), mixed(dtype, batch * mixes), z(dtype, (2 * batch - 1) * width);
+  Buffer weight(dtype, rank * width), a(state, states * width), d(state, width), bias(state, width);
+  Buffer before(state, batch * states * width), after(state, batch * states * width), y(dtype, batch * width);
+  for (Buffer* in : {&x, &mixed, &z, &weight, &d, &bias, &before}) in->fill(-3, 3);
+  a.fill(-30, 0);
+  kernels.selective_step({dtype, 1 + batch % 2, batch, width, states, rank, {x.data(), width}, {mixed.data(), mixes},
+                          {z.data(), 2 * width}, weight.data(), a.data(), d.data(), bias.data(), before.data(),
+                          after.data(), y.data()});
+  y.require_written("selective step y"), after.require_written("selective step state");
 }
 
 void run_product(const Kernels& kernels, i64 rows, i64 columns, i64 depth, bool a_turned, bool b_turned) {
@@ -399,6 +413,7 @@ void run(const char* name, const Kernels& kernels) {
       for (i64 rows : {1, 3, 4, 16}) {
         for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
         for (i64 taps : {1, 4}) run_conv_step(kernels, dtype, rows, width, taps);
+        for (i64 states : {1, 5}) run_selective_step(kernels, dtype, rows, width, states, 1 + rows % 3);
         run_norm(kernels, dtype, 20 * rows - 19, width);
         for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare}) {
           run_activation(kernels, kind, dtype, rows, 90 * width, rows > 1);

@@ -28,12 +28,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "mingru without conv and MLP": {"options": {"conv": 0, "mlp": 0.0}},
     "mingru with long filters, tied": {"options": {"conv": 7, "mlp": 2.5}, "tied": True},
     "s4d": {},
+    "mamba": {},
+    "mamba of few states": {"options": {"state": 5, "rank": 3, "conv": 1, "expansion": 1.5}},
     "s4d by the bilinear rule": {"options": {"states": 5, "discretisation": "bilinear"}},
     "transformer": {},
     "transformer with a window": {"options": {"window": 3, "heads": 5, "mlp": 0.0}},
 }
 # What falls out of here has become slow.
-RECORDED = ["mingru", "minlstm", "s4d", "transformer"]
+RECORDED = ["mingru", "minlstm", "s4d", "mamba", "transformer"]
 every = pytest.mark.parametrize("name", MODELS)
 
 

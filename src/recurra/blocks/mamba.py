@@ -10,8 +10,9 @@ from recurra.blocks.common import add_residual, check_width, end_rows
 from recurra.ops.activation import activate
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
-from recurra.ops.selective import selective, selective_step
+from recurra.ops.selective import StepParameters, layer_step, selective
 from recurra.parts.conv import CausalConv
+from recurra.parts.kept import Kept
 from recurra.parts.linear import Linear
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 from recurra.state import MambaState
@@ -97,6 +98,7 @@ class MambaBlock(nn.Module):
         self.dt_proj = _time_steps(config)
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(hidden, 1))
         self.D = nn.Parameter(torch.ones(hidden))
+        self._kept = Kept()
         self.out_proj = Linear(hidden, width, bias=False)
 
     def forward(
@@ -122,17 +124,24 @@ class MambaBlock(nn.Module):
             return y[:, 0], state
         u, z = self.in_proj(self.norm(x_t)).chunk(2, -1)
         u, conv = self.conv.step(u, state.conv)
-        y, ssm = selective_step(*self._arguments(activate("silu", u), z), state.ssm)
+        u, dt = activate("silu", u), self.dt_proj
+        parameters = self._kept(self._constants, dt.weight, self.A_log, self.D, dt.bias)
+        y, ssm = layer_step(u, self.x_proj(u), z, parameters, state.ssm)
         return self._residual(x_t, y), MambaState(conv, ssm)
 
-    def _arguments(
-        self, u: Tensor, z: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What the recurrence reads at each step, and its parameters."""
+    def _arguments(self, u: Tensor, z: Tensor) -> Arguments:
+        """What the recurrence reads, and its parameters."""
         sizes = [self.config.dt_rank, self.config.state, self.config.state]
         r, B, C = self.x_proj(u).split(sizes, -1)
-        dt = project(r, self.dt_proj.weight)
-        return u, dt, -self.A_log.to(state_dtype(self.A_log.dtype)).exp(), B, C, self.D, self.dt_proj.bias, z
+        return u, project(r, self.dt_proj.weight), self._rates(), B, C, self.D, self.dt_proj.bias, z
+
+    def _rates(self) -> Tensor:
+        """A, in at least fp32."""
+        return -self.A_log.to(state_dtype(self.A_log.dtype)).exp()
+
+    def _constants(self) -> StepParameters:
+        A, dt = self._rates().t().contiguous(), self.dt_proj
+        return StepParameters(dt.weight.t().contiguous(), A, self.D.to(A.dtype), dt.bias.to(A.dtype))
 
     def _residual(self, x: Tensor, y: Tensor) -> Tensor:
         return add_residual(self.out_proj, y, x, self.config.dropout if self.training else 0.0)

@@ -4,7 +4,7 @@ With N states a channel, all h would take N times the memory of the input. No fo
 and the C++ kernel go chunk by chunk, and their backward passes compute the h of a chunk again.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from recurra.ops import native
 from recurra.ops.linear import recur, state_dtype
 from recurra.ops.masks import check, living, widen
 from recurra.ops.native.selectives import Masks, Tensors
-from recurra.ops.registry import define, pullback, transforms_active
+from recurra.ops.project import project
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import SelectiveState
 
 __all__ = ["selective", "selective_native", "selective_open", "selective_step"]
@@ -59,6 +60,29 @@ def selective_step(
     a, b = _factors(u, delta, B, A, bias)
     h = a * state.h + b
     return _read(h, u, C, z, D).to(x.dtype), SelectiveState(h)
+
+
+class StepParameters(NamedTuple):
+    """W [R, D] of delta = W^T r, and, in the state's dtype, A [N, D], D [D] and bias [D]."""
+
+    W: Tensor
+    A: Tensor
+    D: Tensor
+    bias: Tensor
+
+
+def layer_step(
+    x: Tensor, mixed: Tensor, z: Tensor, parameters: StepParameters, state: SelectiveState
+) -> tuple[Tensor, SelectiveState]:
+    """`selective_step` of mixed [batch, R + 2 N], which is r | B | C; where nothing watches, one call of the
+    kernels. Raises ValueError for a state of another shape."""
+    W, A, D, bias = parameters
+    h = _start(state, x[:, None], len(A))
+    if unobserved(x, mixed, z, h, *parameters) and native.takes(x, mixed, z, W):
+        y, h = native.selective_step((x, mixed, z), parameters, h)
+        return y, SelectiveState(h)
+    r, B, C = mixed.split([len(W), len(A), len(A)], -1)
+    return selective_step(x, project(r, W.t()), A.t(), B, C, D, bias, z, SelectiveState(h))
 
 
 # ----------------------------------------------------------------------------------------------

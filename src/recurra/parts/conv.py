@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.ops.causal_conv import causal_conv, conv_step
+from recurra.parts.kept import Kept
 from recurra.state import ConvState
 
 __all__ = ["CausalConv"]
@@ -22,6 +23,7 @@ class CausalConv(nn.Module):
         bound = 1 / math.sqrt(taps)
         self.weight = nn.Parameter(torch.empty(width, taps).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+        self._kept = Kept()
 
     def forward(
         self,
@@ -37,7 +39,8 @@ class CausalConv(nn.Module):
         if state is None:
             y, state = self(x_t[:, None])
             return y[:, 0], state
-        return conv_step(x_t, state, self.weight, self.bias)
+        turned = self._kept(lambda: self.weight.t().contiguous(), self.weight)
+        return conv_step(x_t, state, turned.t(), self.bias)
 
     def extra_repr(self) -> str:
         return "{}, {}".format(*self.weight.shape)

@@ -10,7 +10,7 @@ from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, leve
 from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
-from recurra.ops.native.selectives import CHUNK, selective, selective_backward
+from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
 from recurra.ops.native.softmaxes import softmax, softmax_backward
 from recurra.ops.native.tape import Mark, NotRecordableError, Tape, constant, marks, recording, unrecorded
 
@@ -54,6 +54,7 @@ __all__ = [
     "select",
     "selective",
     "selective_backward",
+    "selective_step",
     "softmax",
     "softmax_backward",
     "takes",

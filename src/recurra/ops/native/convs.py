@@ -5,12 +5,12 @@ import struct
 import torch
 from torch import Tensor
 
-from recurra.ops.native.layout import advise, as_rows, empty_as, pointer, view_of
+from recurra.ops.native.layout import advise, as_rows, empty_as, flat_rows, pointer, rows_of, view_of
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 MAX_TAPS = 16  # kMaxTaps in csrc/conv.h
 _CONV = struct.Struct("28q")
-_CONV_STEP = struct.Struct("10q")
+_CONV_STEP = struct.Struct("11q")
 
 
 def conv(
@@ -63,8 +63,10 @@ def conv_backward(
 
 
 def conv_step(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """(y, state_n) of one step; x [B, D], weight [D, K], state [B, K-1, D], all contiguous (unchecked)."""
-    y, state_n = torch.empty_like(x), torch.empty_like(state)
-    fields = (DTYPES[x.dtype], *x.shape, weight.shape[1], x.data_ptr(), weight.data_ptr(), pointer(bias))
+    """(y, state_n) of one step; x [B, D], weight [D, K], state [B, K-1, D] (unchecked)."""
+    y, state_n = x.new_empty(x.shape), state.new_empty(state.shape)
+    x, weight, state = flat_rows(x), weight.t().contiguous(), state.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    fields = (DTYPES[x.dtype], *x.shape, len(weight), *rows_of(x), weight.data_ptr(), pointer(bias))
     call("conv_step", _CONV_STEP.pack(*fields, state.data_ptr(), y.data_ptr(), state_n.data_ptr()))
     return y, state_n

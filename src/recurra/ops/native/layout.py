@@ -23,6 +23,17 @@ def view_of(x: Tensor) -> tuple[int, int, int]:
     return x.data_ptr(), x.stride(0), x.stride(1)
 
 
+def flat_rows(x: Tensor) -> Tensor:
+    """[rows, width] of [..., width], without a copy where the rows are equally far apart."""
+    x = x[None] if x.ndim < 2 else x.flatten(0, -2)
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def rows_of(x: Tensor | None) -> tuple[int, int]:
+    """The fields of a Rows in csrc/abi.h; of None, those of no rows."""
+    return (0, 0) if x is None else (x.data_ptr(), x.stride(0))
+
+
 def views_of(xs: tuple[Tensor, ...], width: int) -> list[int]:
     """Three views; one tensor of fused gates gives one view for each of its parts."""
     views = [view_of(x) for x in xs]

@@ -39,6 +39,7 @@ EXPORTS = (
     "diagonal_backward",
     "selective_forward",
     "selective_backward",
+    "selective_step",
     "matvec",
     "layer_step",
     "product",

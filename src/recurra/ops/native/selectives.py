@@ -5,11 +5,11 @@ import struct
 import torch
 from torch import Tensor
 
-from recurra.ops.native.layout import advise, as_rows, empty_as, pointer, view_of
+from recurra.ops.native.layout import advise, as_rows, empty_as, flat_rows, pointer, rows_of, view_of
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 CHUNK, _STRIP = 16, 64  # kSelectiveChunk and kSelectiveStrip in csrc/abi.h
-_SELECTIVE = struct.Struct("51q")
+_SELECTIVE, _STEP = struct.Struct("51q"), struct.Struct("19q")
 
 # inputs: x, delta [B, T, D], B, C [B, T, N], z [B, T, D], or of no channels where there is no gate;
 # parameters: A [N, D], D and bias [D] in the state's dtype.
@@ -72,3 +72,19 @@ def selective_backward(
     call("selective_backward", _SELECTIVE.pack(*head, *rows, *sums))
     dB, dC, dA, dD, dbias = (p.sum(0) for p in (db, dc, da, dd, dbias))
     return dx, ddelta, dB.to(x.dtype), dC.to(x.dtype), dz, dA, dD, dbias, dh_0
+
+
+def selective_step(inputs: Tensors, parameters: Tensors, h_0: Tensor) -> tuple[Tensor, Tensor]:
+    """(y, h_n) of one step: inputs x [B, D], [r | B | C] and z [B, D]; parameters W [R, D] of delta = W^T r,
+    A [N, D], D and bias [D], of which all but W, and h_0 [B, N, D], are in the state's dtype (unchecked)."""
+    x, y, h_n = inputs[0], inputs[0].new_empty(inputs[0].shape), h_0.new_empty(h_0.shape)
+    rows, parameters, h_0 = (
+        [flat_rows(v) for v in inputs],
+        tuple(p.contiguous() for p in parameters),
+        h_0.contiguous(),
+    )
+    states, rank = len(parameters[1]), len(parameters[0])
+    fields = (DTYPES[x.dtype], threads_for(x.numel() * states // 4), *x.shape, states, rank)
+    pointers = (v.data_ptr() for v in (*parameters, h_0, h_n, y))
+    call("selective_step", _STEP.pack(*fields, *(field for v in rows for field in rows_of(v)), *pointers))
+    return y, h_n
