@@ -58,7 +58,7 @@ def test_after_an_exception(text, small, model, losses, stop_at, tmp_path, optio
 
 @pytest.mark.parametrize("task", [name for name in TASKS if name != "text"])
 def test_of_every_task(small, model, losses, stop_at, tmp_path, task):
-    config = small(task=task, context=16, steps=3, every=2)
+    config = small(task=task, context=24, steps=3, every=2)
     data = parse(task).load(tmp_path)
     kind = data.size, data.channels
     fit(model(config, *kind), data, config, tmp_path / "unbroken")

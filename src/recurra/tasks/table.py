@@ -19,6 +19,9 @@ from recurra.tasks.formal.majority_count import MajorityCount
 from recurra.tasks.formal.missing_duplicate import MissingDuplicate
 from recurra.tasks.formal.modular_arithmetic import ModularArithmetic
 from recurra.tasks.formal.parity import Parity
+from recurra.tasks.induction import Induction
+from recurra.tasks.listops import ListOps
+from recurra.tasks.mqar import MQAR
 from recurra.tasks.selective_copying import SelectiveCopying
 
 __all__ = ["TASKS", "Feed", "Kind", "Task", "name_of", "parse"]
@@ -108,7 +111,10 @@ class _Text:
 TASKS: dict[str, type[Kind]] = {
     "text": _Text,
     "selective_copying": SelectiveCopying,
+    "induction": Induction,
+    "mqar": MQAR,
     "adding": Adding,
+    "listops": ListOps,
     "parity": Parity,
     "even_pairs": EvenPairs,
     "cycle_navigation": CycleNavigation,
