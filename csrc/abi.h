@@ -106,6 +106,23 @@ struct Softmax {
   void* scratch;                   // [batch, 34 + ceil(time / 32), 2 scores + width]
 };
 
+// One step of Softmax; everything contiguous, the parts of a state apart: max, numerator, denominator.
+struct SoftmaxStep {
+  i64 dtype, batch, scores, width;
+  void *s, *v, *decay, *bonus;  // decay and bonus [scores], or null
+  void* state[3];
+  void* y;
+  void* state_n[3];
+};
+
+// One step of token mixes, each y m x + (1 - m) before; everything contiguous.
+struct TokenMixStep {
+  i64 dtype, batch, width, mixes;
+  void *x, *before, *after;  // before and after [batch, width] in the state's dtype
+  void* mix[3];              // [width]
+  void* y;                   // [mixes, batch, width]
+};
+
 // Steps between two notes of h in the backward pass of a diagonal state space.
 constexpr i64 kDiagonalTile = 64;
 
@@ -161,23 +178,24 @@ struct Matvec {
   void *added, *y;          // [rows, outputs], added to the product unless null
 };
 
-// Rows of dweight: one for each block of this many rows, summed by the caller.
+// Rows of dweight and dbias: one for each block of this many rows, summed by the caller.
 constexpr i64 kNormBlock = 64;
 
+// Where bias is null the mean stays: RMS norm.
 struct Norm {
   i64 dtype, threads, rows, width;
   double eps;
-  void *x, *added, *weight, *sum, *y;  // added and its sum with x null where nothing is added
-  void* scale;                         // [rows] in the state's dtype, or null
-  void *dsum, *dy, *dx, *dweight;      // backward only, where x is the sum; dsum null where y alone is used
+  void *x, *added, *weight, *bias, *sum, *y;  // added and its sum with x null where nothing is added
+  void* moments;                              // [rows, 2] in the state's dtype, or null: mean and scale
+  void *dsum, *dy, *dx, *dweight, *dbias;     // backward only, where x is the sum; dsum null: y alone is used
 };
 
 enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare };
 
 struct Activation {
   i64 kind, dtype, threads, rows, width;
-  Rows x, factor, y;  // y = f(x), times factor unless null; the backward pass reads its gradient in y
-  Rows dx, dfactor;   // backward only
+  Rows x, factor, added, y;  // y = f(x) factor + added, either null; the backward pass reads its gradient in y
+  Rows dx, dfactor;          // backward only
 };
 
 // One step of a layer: its gates, then one step of its recurrence over them.
@@ -238,6 +256,8 @@ struct Kernels {
   void (*norm)(const Norm&, bool forward);
   void (*activation)(const Activation&, bool forward);
   void (*softmax)(const Softmax&, bool forward);
+  void (*softmax_step)(const SoftmaxStep&);
+  void (*token_mix_step)(const TokenMixStep&);
   void (*diagonal)(const Diagonal&, bool forward);
   void (*selective)(const Selective&, bool forward);
   void (*selective_step)(const SelectiveStep&);

@@ -1,4 +1,4 @@
-// y = f(x), or f(x) times another number: the activations of blocks, and their gates.
+// y = f(x), or f(x) times another number, or that plus a third: the activations of blocks, and their gates.
 #pragma once
 
 #include <cmath>
@@ -85,9 +85,11 @@ struct Activated {
 
   void forward(i64 r) const {
     const Element *x = row(s.x, r), *factor = s.factor.data ? row(s.factor, r) : nullptr;
+    const Element* added = s.added.data ? row(s.added, r) : nullptr;
     each_register<P>(s.width, [&](i64, i64 c, auto n) {
       auto y = F::template at<T>(load<P>(x + c, n)).value;
       if (factor) y *= load<P>(factor + c, n);
+      if (added) y += load<P>(added + c, n);
       store<P>(row(s.y, r) + c, y, n);
     });
   }

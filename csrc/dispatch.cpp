@@ -73,6 +73,12 @@ EXPORT void recurra_cell_forward(const recurra::Cell* s) { recurra::kTables[recu
 EXPORT void recurra_cell_backward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, false); }
 EXPORT void recurra_softmax_forward(const recurra::Softmax* s) { recurra::kTables[recurra::current]->softmax(*s, true); }
 EXPORT void recurra_softmax_backward(const recurra::Softmax* s) { recurra::kTables[recurra::current]->softmax(*s, false); }
+EXPORT void recurra_softmax_step(const recurra::SoftmaxStep* s) {
+  recurra::kTables[recurra::current]->softmax_step(*s);
+}
+EXPORT void recurra_token_mix_step(const recurra::TokenMixStep* s) {
+  recurra::kTables[recurra::current]->token_mix_step(*s);
+}
 EXPORT void recurra_diagonal_forward(const recurra::Diagonal* s) {
   recurra::kTables[recurra::current]->diagonal(*s, true);
 }

@@ -10,11 +10,12 @@
 #include "product.h"
 #include "selective.h"
 #include "softmax.h"
+#include "token_mix.h"
 
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan,     conv,      cell,           conv_step, norm,    activation, softmax,
-                         diagonal, selective, selective_step, matvec,    product, attention};
+const Kernels kernels = {scan,           conv,     cell,      conv_step,    norm,   activation, softmax,  softmax_step,
+                         token_mix_step, diagonal, selective, selective_step, matvec, product,    attention};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -57,6 +57,11 @@ struct SoftmaxLoop {
     return reinterpret_cast<Element*>(view.data) + b * view.batch + t * view.time + channel;
   }
   T* shared(void* p) const { return static_cast<T*>(p) + first; }
+  // A decay or a bonus, or none.
+  template <class N>
+  V offset(void* p, i64 i, N n) const {
+    return p ? load<S>(shared(p) + i, n) : V{};
+  }
   T* own(void* p) const { return static_cast<T*>(p) + b * s.scores + first; }
 
   // The strip's part of one state, or of its gradient.
@@ -107,8 +112,7 @@ struct SoftmaxLoop {
     Step(const SoftmaxLoop& l, i64 t, const Sums& h, i64 i, N n)
         : m(load<S>(h.max + i, n)), c(l.cut(t) ? V{} : load<S>(h.denominator + i, n)),
           score(load<P>(l.row(l.s.s, t, l.first) + i, n)),
-          next(m - load<S>(l.shared(l.s.decay) + i, n), c, score),
-          now(m, c, score + load<S>(l.shared(l.s.bonus) + i, n)) {}
+          next(m - l.offset(l.s.decay, i, n), c, score), now(m, c, score + l.offset(l.s.bonus, i, n)) {}
   };
 
   template <bool kRead>
@@ -233,6 +237,30 @@ inline void softmax(const Softmax& s, bool forward) {
     case kFloat32: return run_softmax<Real<float>>(s, forward);
     case kFloat64: return run_softmax<Real<double>>(s, forward);
     case kBfloat16: return run_softmax<Real<bf16>>(s, forward);
+  }
+}
+
+template <class P>
+inline void run_softmax_step(const SoftmaxStep& s) {
+  using L = SoftmaxLoop<P>;
+  const auto view = [](void* data, i64 size) { return View{static_cast<char*>(data), size, size}; };
+  Softmax one{};
+  one.time = 1, one.scores = s.scores, one.width = s.width, one.decay = s.decay, one.bonus = s.bonus;
+  one.s = view(s.s, s.scores), one.v = view(s.v, s.width), one.y = view(s.y, s.width);
+  for (i64 b = 0; b < s.batch; ++b) {
+    const auto part = [&](void* p, i64 size) { return static_cast<typename L::T*>(p) + b * size; };
+    const auto sums = [&](void* const* p) -> typename L::Sums {
+      return {part(p[0], s.scores), part(p[1], s.width), part(p[2], s.scores)};
+    };
+    L(one, b, 0, s.scores).template step<true>(0, sums(s.state), sums(s.state_n));
+  }
+}
+
+inline void softmax_step(const SoftmaxStep& s) {
+  switch (s.dtype) {
+    case kFloat32: return run_softmax_step<Real<float>>(s);
+    case kFloat64: return run_softmax_step<Real<double>>(s);
+    case kBfloat16: return run_softmax_step<Real<bf16>>(s);
   }
 }
 

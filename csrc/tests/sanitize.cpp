@@ -217,6 +217,32 @@ void run_softmax(const Kernels& kernels, const Shape& s, i64 dtype, i64 group) {
   ddecay.require_written("softmax ddecay"), dbonus.require_written("softmax dbonus");
 }
 
+void run_softmax_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 group) {
+  const i64 scores = width / group, state = state_dtype(dtype);
+  Buffer scored(dtype, batch * scores), v(dtype, batch * width), y(dtype, batch * width), offset(state, scores);
+  Buffer max(state, batch * scores), numerator(state, batch * width), denominator(state, batch * scores);
+  Buffer max_n(state, batch * scores), numerator_n(state, batch * width), denominator_n(state, batch * scores);
+  scored.fill(), v.fill(), offset.fill(), max.fill(), numerator.fill();
+  denominator.fill(0);  // no sum of weights is negative
+  char* const given = batch > 1 ? offset.data() : nullptr;
+  kernels.softmax_step({dtype, batch, scores, width, scored.data(), v.data(), given, given,
+                        {max.data(), numerator.data(), denominator.data()}, y.data(),
+                        {max_n.data(), numerator_n.data(), denominator_n.data()}});
+  y.require_written("softmax step y");
+  for (const Buffer* out : {&max_n, &numerator_n, &denominator_n}) out->require_written("softmax step state");
+}
+
+void run_token_mix_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 mixes) {
+  const i64 state = state_dtype(dtype);
+  Buffer x(dtype, batch * width), mix(dtype, width), y(dtype, mixes * batch * width);
+  Buffer before(state, batch * width), after(state, batch * width);
+  x.fill(), mix.fill(), before.fill();
+  TokenMixStep s{dtype, batch, width, mixes, x.data(), before.data(), after.data(), {}, y.data()};
+  for (i64 i = 0; i < mixes; ++i) s.mix[i] = mix.data();
+  kernels.token_mix_step(s);
+  y.require_written("token mix y"), after.require_written("token mix state");
+}
+
 void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states) {
   const i64 state = state_dtype(dtype), kept = s.batch * states * 2 * s.width;
   const i64 tiles = (s.time + kDiagonalTile - 1) / kDiagonalTile;
@@ -297,29 +323,33 @@ void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 out
   y.require_written("matvec y");
 }
 
-void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width) {
+void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width, bool centred) {
   const i64 state = state_dtype(dtype), blocks = (rows + kNormBlock - 1) / kNormBlock;
   Buffer x(dtype, rows * width), added(dtype, rows * width), weight(dtype, width), sum(dtype, rows * width);
-  Buffer y(dtype, rows * width), scale(state, rows), dx(dtype, rows * width), dweight(state, blocks * width);
-  x.fill(), added.fill(), weight.fill();
+  Buffer y(dtype, rows * width), moments(state, 2 * rows), dx(dtype, rows * width), bias(dtype, width);
+  Buffer dweight(state, blocks * width), dbias(state, blocks * width);
+  x.fill(), added.fill(), weight.fill(), bias.fill();
   Norm norm{};
   norm.dtype = dtype, norm.threads = 1 + rows % 2, norm.rows = rows, norm.width = width, norm.eps = 1e-6;
-  norm.x = x.data(), norm.weight = weight.data(), norm.y = y.data(), norm.scale = scale.data();
+  norm.x = x.data(), norm.weight = weight.data(), norm.y = y.data(), norm.moments = moments.data();
+  if (centred) norm.bias = bias.data();
   if (rows > 1) norm.added = added.data(), norm.sum = sum.data();
   kernels.norm(norm, true);
-  y.require_written("norm y"), scale.require_written("norm scale");
+  y.require_written("norm y"), moments.require_written("norm moments");
 
   norm.dy = y.data(), norm.dx = dx.data(), norm.dweight = dweight.data(), norm.dsum = norm.added;
+  if (centred) norm.dbias = dbias.data();
   kernels.norm(norm, false);
   dx.require_written("norm dx"), dweight.require_written("norm dweight");
+  if (centred) dbias.require_written("norm dbias");
 }
 
 void run_activation(const Kernels& kernels, i64 kind, i64 dtype, i64 rows, i64 width, bool gated) {
   const i64 count = rows * width;
   Buffer x(dtype, 2 * count), y(dtype, count), dx(dtype, count), dfactor(dtype, count);
   x.fill();
-  Activation a{kind, dtype, 1 + rows % 2, rows, width, {x.data(), 2 * width}, {}, {y.data(), width}, {}, {}};
-  if (gated) a.factor = {x.data() + width * x.element_size(dtype), 2 * width};
+  Activation a{kind, dtype, 1 + rows % 2, rows, width, {x.data(), 2 * width}, {}, {}, {y.data(), width}, {}, {}};
+  if (gated) a.factor = a.added = {x.data() + width * x.element_size(dtype), 2 * width};
   kernels.activation(a, true);
   a.dx = {dx.data(), width}, a.dfactor = {dfactor.data(), width};
   kernels.activation(a, false);
@@ -414,7 +444,11 @@ void run(const char* name, const Kernels& kernels) {
         for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
         for (i64 taps : {1, 4}) run_conv_step(kernels, dtype, rows, width, taps);
         for (i64 states : {1, 5}) run_selective_step(kernels, dtype, rows, width, states, 1 + rows % 3);
-        run_norm(kernels, dtype, 20 * rows - 19, width);
+        for (bool centred : {false, true}) run_norm(kernels, dtype, 20 * rows - 19, width, centred);
+        for (i64 group : {1, 13}) {
+          if (width % group == 0) run_softmax_step(kernels, dtype, rows, width, group);
+        }
+        for (i64 mixes : {2, 3}) run_token_mix_step(kernels, dtype, rows, width, mixes);
         for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare}) {
           run_activation(kernels, kind, dtype, rows, 90 * width, rows > 1);
         }

@@ -18,7 +18,7 @@ from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
 from recurra.ops import native
 from recurra.parts import Embedding
 from recurra.state import apply
-from tools import close, same_state
+from tools import close, same_state, wake
 
 # The same kernels but for small products, which torch computes outside of a tape.
 EPS = {torch.float32: 64.0, torch.float64: 64.0, torch.bfloat16: 16.0}
@@ -33,15 +33,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "s4d by the bilinear rule": {"options": {"states": 5, "discretisation": "bilinear"}},
     "transformer": {},
     "transformer with a window": {"options": {"window": 3, "heads": 5, "mlp": 0.0}},
+    "aaren": {},
+    "aaren of one head without MLP": {"options": {"heads": 1, "mlp": 0.0}},
+    "rwkv4": {},
+    "rwkv4 without channel mix": {"options": {"mlp": 0.0, "norm": "rms"}},
 }
 # What falls out of here has become slow.
-RECORDED = ["mingru", "minlstm", "s4d", "mamba", "transformer"]
+RECORDED = ["mingru", "minlstm", "aaren", "rwkv4", "s4d", "mamba", "transformer"]
 every = pytest.mark.parametrize("name", MODELS)
 
 
 def _model(name: str) -> Any:
     torch.manual_seed(0)
-    return language_model(name.split()[0], vocabulary=37, width=130, depth=2, **MODELS[name]).eval()
+    return wake(language_model(name.split()[0], vocabulary=37, width=130, depth=2, **MODELS[name])).eval()
 
 
 def _begun(model: Any, batch: int) -> Any:

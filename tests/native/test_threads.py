@@ -89,7 +89,8 @@ def test_pointwise(dtype: torch.dtype) -> None:
     x, added, weight = leaves = [torch.randn(s).to(dtype).requires_grad_() for s in shapes]
 
     def run() -> tuple[Tensor, ...]:
-        y = (*ops.add_rms_norm(x, added, weight), ops.activate("gelu", x, added))
+        norms = (*ops.add_rms_norm(x, added, weight), *ops.add_layer_norm(x, added, weight, weight))
+        y = (*norms, ops.activate("gelu", x, added, added))
         return (*y, *torch.autograd.grad(y, leaves, [t.detach() for t in y]))
 
     same_bits(run)

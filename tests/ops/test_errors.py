@@ -11,8 +11,11 @@ from recurra.ops import native
 from recurra.ops.causal_conv import conv_step
 from recurra.ops.gated import gated_native
 from recurra.ops.linear import linear_native
-from recurra.state import ConvState, LinearState, SelectiveState, ShiftState, SoftmaxState
+from recurra.ops.softmax import take_step
+from recurra.ops.token_mix import token_mix_step
+from recurra.state import ConvState, LinearState, SelectiveState, ShiftState, SoftmaxState, to
 from recurrences import NATIVE
+from tools import leaves
 
 B, T, D = 2, 5, 6
 X, GATES, WEIGHT = torch.randn(B, T, D), torch.randn(B, T, 6 * D), torch.randn(D, 4)
@@ -56,10 +59,29 @@ RIGHT: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         conv_step,
         {"x": H, "state": ConvState(torch.randn(B, 3, D)), "weight": WEIGHT, "bias": torch.randn(D)},
     ),
+    "take_step": (
+        take_step,
+        {
+            "scores": H[:, :2],
+            "values": H,
+            "state": SoftmaxState(H[:, :2], H, H[:, :2].exp()),
+            "decay": torch.rand(2),
+            "bonus": torch.rand(2),
+        },
+    ),
+    "token_mix_step": (
+        token_mix_step,
+        {"x": H, "mixes": (H[0], H[1], H[0]), "state": ConvState(torch.randn(B, 1, D))},
+    ),
+    "layer_norm": (
+        ops.add_layer_norm,
+        {"x": X, "added": X, "weight": torch.rand(D), "bias": torch.rand(D)},
+    ),
     "norm": (ops.add_rms_norm, {"x": X, "added": X, "weight": torch.rand(D)}),
 }
 MASKS = {"reset": torch.zeros(B, T, dtype=torch.bool), "lengths": torch.tensor([T, 2])}
-TIMED = [name for name in RIGHT if name not in ("project", "conv_step", "norm")]
+UNTIMED = ("project", "conv_step", "take_step", "token_mix_step", "layer_norm", "norm")
+TIMED = [name for name in RIGHT if name not in UNTIMED]
 
 # op, argument, something wrong for it.
 WRONG: list[tuple[str, str, Any]] = [
@@ -143,6 +165,19 @@ WRONG: list[tuple[str, str, Any]] = [
     ("conv_step", "state", ConvState(torch.randn(1, 3, D))),
     ("conv_step", "state", ConvState(torch.randn(B, 4, D))),
     ("conv_step", "state", ConvState(torch.randn(B, 3, D).to("meta"))),
+    ("take_step", "scores", H[0]),
+    ("take_step", "scores", H[:, :4]),
+    ("take_step", "values", H.double()),
+    ("take_step", "state", SoftmaxState(H, H, H)),
+    ("take_step", "decay", torch.rand(D)),
+    ("take_step", "bonus", torch.rand(2).to("meta")),
+    ("token_mix_step", "x", H[0]),
+    ("token_mix_step", "mixes", (H[0], H)),
+    ("token_mix_step", "mixes", (H[0].to("meta"),)),
+    ("token_mix_step", "state", ConvState(torch.randn(B, 2, D))),
+    ("token_mix_step", "state", ConvState(torch.randn(B, 1, D).to("meta"))),
+    ("layer_norm", "bias", torch.rand(D + 1)),
+    ("layer_norm", "bias", torch.rand(D).to("meta")),
     ("norm", "x", torch.tensor(1.0)),
     ("norm", "x", torch.ones(B, T, D, dtype=torch.int64)),
     ("norm", "weight", torch.rand(D + 1)),
@@ -225,10 +260,6 @@ def test_dtypes_without_a_kernel(dtype: torch.dtype) -> None:
 
 
 def test_other_devices_take_the_plain_form() -> None:
-    def move(x: Any) -> Any:
-        return type(x)(*(part.to("meta") for part in x)) if isinstance(x, tuple) else x.to("meta")
-
     for op, arguments in RIGHT.values():
-        out = op(**{name: move(x) for name, x in arguments.items()})
-        y = out[0] if isinstance(out, tuple) else out
-        assert y.device.type == "meta"
+        out = op(**{name: to(x, "meta") for name, x in arguments.items()})
+        assert all(y.device.type == "meta" for y in leaves(out))

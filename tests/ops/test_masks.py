@@ -17,6 +17,7 @@ from recurra.ops.gated import mingru_step, minlstm_step
 from recurra.ops.linear import linear_step
 from recurra.ops.selective import selective_step
 from recurra.ops.softmax import softmax_step
+from recurra.ops.token_mix import token_mix_open
 from recurra.ops.token_shift import token_shift_step
 from recurra.state import ConvState, LinearState, SelectiveState, ShiftState, SoftmaxState, select
 from recurrences import NATIVE
@@ -51,6 +52,11 @@ def _selective(x: Tensor) -> dict[str, Tensor]:
     return {**parts, "B": x[..., :3], "C": x[..., 3:], **fixed}
 
 
+def _mixed(done: tuple[tuple[Tensor, ...], ConvState]) -> tuple[Tensor, ConvState]:
+    """All mixes side by side."""
+    return torch.cat(done[0], -1), done[1]
+
+
 # (x [B, T, 6], state, reset, lengths) -> (y, state); its step; some state. Each reads x as it needs.
 OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
     "linear": (
@@ -83,6 +89,11 @@ OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
         ),
         lambda x, s: selective_step(**_selective(x), state=s),
         lambda: SelectiveState(torch.randn(BATCH, 3, 2)),
+    ),
+    "token_mix": (
+        lambda x, *rest: _mixed(ops.token_mix(x, (BIAS, WEIGHT[:, 0]), *rest)),
+        lambda x, s: _mixed(token_mix_open(x, (BIAS, WEIGHT[:, 0]), s)),
+        lambda: ConvState(torch.randn(BATCH, 1, WIDTH)),
     ),
     "token_shift": (ops.token_shift, token_shift_step, lambda: ShiftState(torch.randn(BATCH, WIDTH))),
 }

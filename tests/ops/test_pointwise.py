@@ -17,7 +17,7 @@ from recurra import ops
 from recurra.ops import native
 from recurra.ops.activation import ACTIVATIONS
 from recurra.ops.activation import OP as ACTIVATION
-from recurra.ops.norm import EPS
+from recurra.ops.norm import EPS, LAYER_EPS
 from recurra.ops.norm import OP as NORM
 from recurra.ops.project import OP as PROJECT
 from recurrences import NATIVE
@@ -43,8 +43,20 @@ def _added_norm(x: Tensor, added: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     return x + added, _norm(x + added, weight)
 
 
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x, weight.shape, weight, bias, LAYER_EPS)
+
+
+def _added_layer_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return x + added, _layer_norm(x + added, weight, bias)
+
+
 def _gate(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, factor: f(x) * factor
+
+
+def _added_gate(x: Tensor, factor: Tensor, added: Tensor) -> Tensor:
+    return x.sigmoid() * factor + added
 
 
 def _one(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
@@ -55,11 +67,23 @@ def _two(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
     return [(*at, width)] * 2
 
 
+def _centred(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
+    width = max(width, 4)  # of two numbers their sign alone is left, and of its slope nothing but roundings
+    return [(*at, width)] * 2 + [(width,)] * 2
+
+
 ROWS = {
     **{kind: Row(partial(ops.activate, kind), f, _one) for kind, f in ACTIVATIONS.items()},
     **{f"{kind} gate": Row(partial(ops.activate, kind), _gate(f), _two) for kind, f in ACTIVATIONS.items()},
+    "added gate": Row(partial(ops.activate, "sigmoid"), _added_gate, lambda at, width: [(*at, width)] * 3),
     "norm": Row(ops.rms_norm, _norm, lambda at, width: [(*at, width), (width,)]),
     "added norm": Row(ops.add_rms_norm, _added_norm, lambda at, width: [(*at, width)] * 2 + [(width,)]),
+    "layer norm": Row(
+        lambda x, *affine: ops.add_layer_norm(x, None, *affine)[1],
+        _layer_norm,
+        lambda at, width: _centred(at, width)[1:],
+    ),
+    "added layer norm": Row(ops.add_layer_norm, _added_layer_norm, _centred),
     "added product": Row(
         ops.project,
         lambda x, weight, bias, added: F.linear(x, weight, bias) + added,
@@ -159,10 +183,10 @@ def test_trace(name: str) -> None:
 def test_opcheck() -> None:
     x, added, weight = (torch.randn(s, requires_grad=True) for s in ((3, 4), (3, 4), (4,)))
     matrix = torch.randn(5, 4, requires_grad=True)
-    opcheck(ACTIVATION, (x, None, "gelu"))
-    opcheck(ACTIVATION, (x, added, "silu"))
-    opcheck(NORM, (x, weight, None))
-    opcheck(NORM, (x, weight, added))
+    opcheck(ACTIVATION, (x, None, None, "gelu"))
+    opcheck(ACTIVATION, (x, added, added, "silu"))
+    opcheck(NORM, (x, weight, None, None, EPS))
+    opcheck(NORM, (x, weight, weight, added, EPS))
     opcheck(PROJECT, (x, matrix, None, torch.randn(3, 5, requires_grad=True)))
 
 
@@ -190,6 +214,10 @@ def test_far_out(dtype: torch.dtype) -> None:
     assert ops.activate("gelu", torch.tensor([float("inf")], dtype=dtype)).isposinf()
     large = ops.rms_norm(x, torch.ones(8, dtype=dtype))
     close(large, _norm(x.double(), torch.ones(8, dtype=torch.float64)))
+    shifted = torch.randn(3, 300, dtype=dtype) + 100
+    affine = (torch.ones(300, dtype=dtype), torch.zeros(300, dtype=dtype))
+    centred = ops.add_layer_norm(shifted, None, *affine)[1]
+    close(centred, _layer_norm(shifted.double(), *(a.double() for a in affine)))
     assert not ops.rms_norm(torch.zeros(8, dtype=dtype), torch.ones(8, dtype=dtype)).any()
 
 
@@ -216,3 +244,5 @@ def test_errors() -> None:
         ops.activate("swish", x)
     with pytest.raises(ValueError, match=r"factor must be like x, \[2, 3, 8\], got \[8\]"):
         ops.activate("silu", x, x[0, 0])
+    with pytest.raises(ValueError, match=r"added must be like x, \[2, 3, 8\], got \[8\]"):
+        ops.activate("silu", x, None, x[0, 0])

@@ -11,7 +11,9 @@ from recurra.ops.causal_conv import causal_conv_step, conv_step
 from recurra.ops.diagonal import diagonal_step, from_planes, layer_step
 from recurra.ops.selective import StepParameters, selective_step
 from recurra.ops.selective import layer_step as selective_layer_step
-from recurra.state import ConvState, LinearState, SelectiveState
+from recurra.ops.softmax import softmax_step, take_step
+from recurra.ops.token_mix import token_mix_open, token_mix_step
+from recurra.state import ConvState, LinearState, SelectiveState, SoftmaxState
 from recurrences import NATIVE
 from tools import close
 
@@ -60,10 +62,42 @@ def _diagonal(batch: int, width: int, dtype: torch.dtype) -> Both:
     return (y, end.h), (want, last.h)
 
 
+def _average(batch: int, width: int, dtype: torch.dtype) -> Both:
+    """As many scores as channels, with decay and bonus; the first score of each row has read nothing yet."""
+    scores, values = 3 * torch.randn(2, batch, width).to(dtype)
+    first = SoftmaxState(*_state(3, batch, width, dtype=dtype).abs())
+    first.numerator[:, 0] = first.denominator[:, 0] = 0
+    return _averaged(scores, values, first, *_state(2, width, dtype=dtype).abs())
+
+
+def _heads(batch: int, width: int, dtype: torch.dtype) -> Both:
+    """A score for two channels each, or one for all."""
+    heads = 1 if width % 2 else width // 2
+    scores, values = 3 * torch.randn(batch, heads).to(dtype), torch.randn(batch, width).to(dtype)
+    size, total = _state(2, batch, heads, dtype=dtype).abs()
+    return _averaged(scores, values, SoftmaxState(size, _state(batch, width, dtype=dtype), total))
+
+
+def _averaged(scores: Tensor, values: Tensor, first: SoftmaxState, *vectors: Tensor) -> Both:
+    y, end = take_step(scores, values, first, *vectors)
+    assert all(part.is_contiguous() for part in end)
+    wide = SoftmaxState(*(part.double() for part in first))
+    want, last = softmax_step(scores.double(), values.double(), wide, *(v.double() for v in vectors))
+    return (y, torch.cat(end, 1)), (want, torch.cat(last, 1))
+
+
+def _token_mix(batch: int, width: int, dtype: torch.dtype) -> Both:
+    x, mixes = torch.randn(batch, width).to(dtype), torch.rand(3, width).to(dtype)
+    state = _state(batch, 1, width, dtype=dtype)
+    ys, end = token_mix_step(x, tuple(mixes), ConvState(state))
+    want, last = token_mix_open(x.double(), tuple(mixes.double()), ConvState(state.double()))
+    return (torch.cat(ys), end.x), (torch.cat(want), last.x)
+
+
 @NATIVE
 @torch.no_grad()
 @pytest.mark.parametrize("level", native.LEVELS)
-@pytest.mark.parametrize("both", [_conv, _selective, _diagonal])
+@pytest.mark.parametrize("both", [_conv, _selective, _diagonal, _average, _heads, _token_mix])
 def test_steps(both: Callable[[int, int, torch.dtype], Both], level: str) -> None:
     before = native.level()
     if native.select(level) != level:

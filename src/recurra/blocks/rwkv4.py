@@ -10,9 +10,10 @@ from torch.nn.functional import dropout
 
 from recurra.blocks.common import check_width, end_rows
 from recurra.ops.activation import activate
-from recurra.ops.causal_conv import causal_conv
 from recurra.ops.linear import state_dtype
 from recurra.ops.softmax import softmax, take_step
+from recurra.ops.token_mix import token_mix, token_mix_step
+from recurra.parts.kept import Kept
 from recurra.parts.linear import Linear
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 from recurra.state import ConvState, RWKV4State, SoftmaxState
@@ -53,24 +54,6 @@ class _Masks(NamedTuple):
     lengths: Tensor | None
 
 
-def _shift(
-    x: Tensor, mixes: tuple[Tensor, ...], state: ConvState | None, masks: _Masks
-) -> tuple[list[Tensor], ConvState]:
-    """m x_t + (1 - m) x_{t-1} for each m of mixes, [B, T, width]: a convolution of two taps."""
-    wide = [mix.to(state_dtype(mix.dtype)) for mix in mixes]
-    done = [causal_conv(x, torch.stack([1 - m, m], -1), None, state, *masks) for m in wide]
-    return [y for y, _ in done], done[0][1]
-
-
-def _shift_step(
-    x_t: Tensor, mixes: tuple[Tensor, ...], state: ConvState | None
-) -> tuple[list[Tensor], ConvState]:
-    """The same for one step, [B, width]."""
-    x = x_t.to(state_dtype(x_t.dtype))
-    last = torch.zeros_like(x) if state is None else state.x[:, 0]
-    return [torch.lerp(last, x, m.to(x.dtype)).to(x_t.dtype) for m in mixes], ConvState(x[:, None])
-
-
 def _zero(linear: Linear) -> Linear:
     nn.init.zeros_(linear.weight)
     return linear
@@ -83,9 +66,9 @@ def _orthogonal(linear: Linear) -> Linear:
 
 
 class TimeMix(nn.Module):
-    """y = W_o (sigmoid(r) wkv(k, v)) with r, k, v = W x, each of its own mix of x_t and x_{t-1}.
+    """y = W_o (sigmoid(r) wkv(k, v)) + added with r, k, v = W x, each of its own mix of x_t and x_{t-1}.
 
-    wkv is `ops.softmax` with decay exp(decay) and bonus (arXiv 2305.13048, equations 11 to 17).
+    wkv is `ops.softmax` with decay exp(decay) and bonus (arXiv 2305.13048, section 3).
     """
 
     def __init__(self, config: RWKV4Config) -> None:
@@ -100,23 +83,34 @@ class TimeMix(nn.Module):
         self.bonus = nn.Parameter(math.log(0.3) + 0.5 * ((channel + 1) % 3 - 1))
         self.key, self.receptance, self.out = (_zero(Linear(width, width, bias=False)) for _ in range(3))
         self.value = _orthogonal(Linear(width, width, bias=False))
+        self._kept = Kept()
 
     def forward(
-        self, x: Tensor, shift: ConvState | None, average: SoftmaxState | None, masks: _Masks | None
+        self,
+        x: Tensor,
+        shift: ConvState | None,
+        average: SoftmaxState | None,
+        masks: _Masks | None,
+        added: Tensor | None = None,
     ) -> tuple[Tensor, ConvState, SoftmaxState]:
         mixes = self.mix_k, self.mix_v, self.mix_r
-        (k, v, r), shift = _shift(x, mixes, shift, masks) if masks else _shift_step(x, mixes, shift)
+        (k, v, r), shift = token_mix(x, mixes, shift, *masks) if masks else token_mix_step(x, mixes, shift)
         k, v, r = self.key(k), self.value(v), self.receptance(r)
-        decay, bonus = (p.to(state_dtype(p.dtype)) for p in (self.decay, self.bonus))
+        decay, bonus = self._kept(self._rates, self.decay, self.bonus)
         if masks:
-            y, average = softmax(k, v, average, *masks, decay=decay.exp(), bonus=bonus)
+            y, average = softmax(k, v, average, *masks, decay=decay, bonus=bonus)
         else:
-            y, average = take_step(k, v, average, decay.exp(), bonus)
-        return self.out(activate("sigmoid", r, y)), shift, average
+            y, average = take_step(k, v, average, decay, bonus)
+        return self.out(activate("sigmoid", r, y), added), shift, average
+
+    def _rates(self) -> tuple[Tensor, Tensor]:
+        """Decay and bonus as `ops.softmax` takes them, in at least fp32."""
+        decay, bonus = (p.to(state_dtype(p.dtype)) for p in (self.decay, self.bonus))
+        return decay.exp(), bonus
 
 
 class ChannelMix(nn.Module):
-    """y = sigmoid(W_r x_r) W_v relu(W_k x_k)^2, x_r and x_k mixed of x_t and x_{t-1} (equation 18)."""
+    """y = sigmoid(W_r x_r) W_v relu(W_k x_k)^2 + added, x_r and x_k mixed of x_t and x_{t-1} (section 3)."""
 
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
@@ -127,11 +121,13 @@ class ChannelMix(nn.Module):
         self.value = _zero(Linear(hidden, width, bias=False))
         self.receptance = _zero(Linear(width, width, bias=False))
 
-    def forward(self, x: Tensor, shift: ConvState | None, masks: _Masks | None) -> tuple[Tensor, ConvState]:
+    def forward(
+        self, x: Tensor, shift: ConvState | None, masks: _Masks | None, added: Tensor | None = None
+    ) -> tuple[Tensor, ConvState]:
         mixes = self.mix_k, self.mix_r
-        (k, r), shift = _shift(x, mixes, shift, masks) if masks else _shift_step(x, mixes, shift)
+        (k, r), shift = token_mix(x, mixes, shift, *masks) if masks else token_mix_step(x, mixes, shift)
         value = self.value(activate("relu_square", self.key(k)))
-        return activate("sigmoid", self.receptance(r), value), shift
+        return activate("sigmoid", self.receptance(r), value, added), shift
 
 
 class RWKV4Block(nn.Module):
@@ -179,15 +175,26 @@ class RWKV4Block(nn.Module):
         """A whole sequence, or without masks one step."""
         time, average, channel = (None, None, None) if state is None else state
         x = x if self.first_norm is None else self.first_norm(x)
-        y, time, average = self.time_mix(self.norm(x), time, average, masks)
         if self.channel_mix is None or self.channel_norm is None:
+            y, time, average = self.time_mix(self.norm(x), time, average, masks, self._beside(x))
             # Without a channel mix the state holds none of its inputs.
             channel = ConvState(time.x[:, :0]) if channel is None else channel
-            return x + self._drop(y), RWKV4State(time, average, channel)
+            return self._sum(x, y), RWKV4State(time, average, channel)
+        y, time, average = self.time_mix(self.norm(x), time, average, masks)
         x, normed = self.channel_norm.after(x, self._drop(y))
-        y, channel = self.channel_mix(normed, channel, masks)
-        return x + self._drop(y), RWKV4State(time, average, channel)
+        y, channel = self.channel_mix(normed, channel, masks, self._beside(x))
+        return self._sum(x, y), RWKV4State(time, average, channel)
+
+    def _drops(self) -> bool:
+        return self.training and self.config.dropout > 0
 
     def _drop(self, y: Tensor) -> Tensor:
-        p = self.config.dropout
-        return dropout(y, p) if p and self.training else y
+        return dropout(y, self.config.dropout) if self._drops() else y
+
+    def _beside(self, x: Tensor) -> Tensor | None:
+        """What a mix adds in its last pass: the residual, unless dropout stands between."""
+        return None if self._drops() else x
+
+    def _sum(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y, where y has not taken it in."""
+        return x + self._drop(y) if self._drops() else y

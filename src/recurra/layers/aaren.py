@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recurra.layers.linear_layer import check_input, project_steps
 from recurra.ops.project import project
 from recurra.ops.softmax import softmax, take_step
+from recurra.parts.kept import Kept
 from recurra.state import SoftmaxState
 
 __all__ = ["AarenLayer", "head_channels"]
@@ -54,6 +55,7 @@ class AarenLayer(nn.Module):
         self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size, device=device, dtype=dtype))
         bias_ih = nn.Parameter(torch.empty(3 * hidden_size, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias_ih", bias_ih)
+        self._kept = Kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,7 +89,8 @@ class AarenLayer(nn.Module):
     ) -> tuple[Tensor, SoftmaxState]:
         """y [B, T, H] and the last state, from x [B, T, I]; masks as in `ops.masks`."""
         check_input("x", x, ("batch", "time"), self.weight_ih)
-        scores, values = (project_steps(x, weight, bias) for weight, bias in self._maps())
+        maps = self._kept(self._maps, *self.parameters())
+        scores, values = (project_steps(x, weight, bias) for weight, bias in maps)
         return softmax(scores, values, state, reset, lengths, reverse=self.reverse)
 
     def step(self, x_t: Tensor, state: SoftmaxState | None = None) -> tuple[Tensor, SoftmaxState]:
@@ -95,7 +98,8 @@ class AarenLayer(nn.Module):
         if self.reverse:
             raise ValueError("a layer with reverse=True reads the last input first: it has no step")
         check_input("x_t", x_t, ("batch",), self.weight_ih)
-        scores, values = (project(x_t, weight, bias) for weight, bias in self._maps())
+        maps = self._kept(self._maps, *self.parameters())
+        scores, values = (project(x_t, weight, bias) for weight, bias in maps)
         return take_step(scores, values, state)
 
     def extra_repr(self) -> str:

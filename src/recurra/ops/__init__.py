@@ -10,14 +10,16 @@ from recurra.ops.cell import gru, lstm
 from recurra.ops.diagonal import diagonal
 from recurra.ops.gated import mingru, minlstm
 from recurra.ops.linear import linear
-from recurra.ops.norm import add_rms_norm, rms_norm
+from recurra.ops.norm import add_layer_norm, add_rms_norm, rms_norm
 from recurra.ops.project import project
 from recurra.ops.selective import selective
 from recurra.ops.softmax import softmax
+from recurra.ops.token_mix import token_mix
 from recurra.ops.token_shift import token_shift
 
 __all__ = [
     "activate",
+    "add_layer_norm",
     "add_rms_norm",
     "attention",
     "attention_step",
@@ -32,5 +34,6 @@ __all__ = [
     "rms_norm",
     "selective",
     "softmax",
+    "token_mix",
     "token_shift",
 ]

@@ -1,85 +1,142 @@
-"""Root mean square norm of a residual sum: both in one pass over memory, each way."""
+"""The norm of a residual sum, root mean square or centred: both in one pass over memory, each way."""
 
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm as torch_rms_norm
+from torch.nn import functional as F
 
 from recurra.ops import native
 from recurra.ops.linear import state_dtype
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
 
-__all__ = ["EPS", "add_rms_norm", "rms_norm"]
+__all__ = ["EPS", "LAYER_EPS", "add_layer_norm", "add_rms_norm", "rms_norm"]
 
-EPS = 1e-6
+EPS, LAYER_EPS = 1e-6, 1e-5
 
 
-def norm_open(x: Tensor, weight: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+def norm_open(
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
     """Plain torch on any device. Differentiable any number of times."""
     total = x if added is None else x + added
     wide = total.to(state_dtype(total.dtype))
-    return total, torch_rms_norm(wide, weight.shape, weight.to(wide.dtype), EPS).to(x.dtype)
+    w = weight.to(wide.dtype)
+    if bias is None:
+        return total, F.rms_norm(wide, w.shape, w, eps).to(x.dtype)
+    return total, F.layer_norm(wide, w.shape, w, bias.to(wide.dtype), eps).to(x.dtype)
 
 
-def _cpu(x: Tensor, weight: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    added = None if added is None else added.contiguous()
-    total, y, scale = native.norm(x.contiguous(), weight.contiguous(), added, EPS)
+def _cpu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    bias, added = (None if t is None else t.contiguous() for t in (bias, added))
+    total, y, moments = native.norm(x.contiguous(), weight.contiguous(), bias, added, eps)
     # An op's outputs are not its inputs.
-    return x.new_empty(0) if added is None else total, y, scale
+    return x.new_empty(0) if added is None else total, y, moments
 
 
-def _fake(x: Tensor, weight: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     total = x.new_empty(0 if added is None else x.shape)
-    return total, x.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=state_dtype(x.dtype))
+    return total, x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 2), dtype=state_dtype(x.dtype))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, added = inputs
-    ctx.adds = added is not None
+    x, weight, bias, added, ctx.eps = inputs
+    ctx.adds, ctx.centred = added is not None, bias is not None
     ctx.save_for_backward(output[0] if ctx.adds else x, weight, output[2])
     ctx.mark_non_differentiable(output[2])
 
 
 def _backward(ctx: Any, dsum: Tensor, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    dx, dweight = BACKWARD(dsum if ctx.adds else None, dy, *ctx.saved_tensors)
-    return dx, dweight, dx if ctx.adds else None
+    dsum_or_none = dsum if ctx.adds else None
+    dx, dweight, dbias = BACKWARD(dsum_or_none, dy, *ctx.saved_tensors, ctx.centred, ctx.eps)
+    return dx, dweight, dbias if ctx.centred else None, dx if ctx.adds else None, None
 
 
 def _cpu_backward(
-    dsum: Tensor | None, dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
+    dsum: Tensor | None, dy: Tensor, x: Tensor, weight: Tensor, moments: Tensor, centred: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     dsum = None if dsum is None else dsum.contiguous()
-    return native.norm_backward(dsum, dy.contiguous(), x.contiguous(), weight.contiguous(), scale)
+    rest = (dy.contiguous(), x.contiguous(), weight.contiguous())
+    return native.norm_backward(dsum, *rest, moments, centred)
 
 
 def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    dsum, dy, x, weight, _ = inputs
+    dsum, dy, x, weight, _, ctx.centred, ctx.eps = inputs
     ctx.adds = dsum is not None
     ctx.save_for_backward(dy, x, weight)
 
 
 def _backward_twice(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     def first(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        return pullback(lambda s, w: norm_open(s, w, None)[1], (x, weight), dy)
+        def f(x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
+            return norm_open(x, weight, bias[0] if bias else None, None, ctx.eps)[1]
 
-    # What comes by way of the sum passes unchanged; the scale is a function of x, computed again.
-    return cotangents[0] if ctx.adds else None, *pullback(first, ctx.saved_tensors, cotangents), None
+        # No derivative depends on the bias.
+        return pullback(f, (x, weight, torch.zeros_like(weight)) if ctx.centred else (x, weight), dy)
+
+    seeds = cotangents if ctx.centred else cotangents[:2]
+    # What comes by way of the sum passes unchanged; the moments are functions of x, computed again.
+    passed = cotangents[0] if ctx.adds else None
+    return passed, *pullback(first, ctx.saved_tensors, seeds), None, None, None
+
+
+def _fake_backward(
+    dsum: Tensor | None, dy: Tensor, x: Tensor, weight: Tensor, moments: Tensor, centred: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape),
+        weight.new_empty(weight.shape),
+        weight.new_empty(len(weight) if centred else 0),
+    )
 
 
 OP = define(
-    "rms_norm(Tensor x, Tensor weight, Tensor? added) -> (Tensor, Tensor, Tensor)",
+    "norm(Tensor x, Tensor weight, Tensor? bias, Tensor? added, float eps) -> (Tensor, Tensor, Tensor)",
     fake=_fake,
     setup=_setup,
     backward=_backward,
     cpu=_cpu,
 )
 BACKWARD = define(
-    "rms_norm_backward(Tensor? dsum, Tensor dy, Tensor x, Tensor weight, Tensor scale) -> (Tensor, Tensor)",
-    fake=lambda dsum, dy, x, weight, scale: (x.new_empty(x.shape), weight.new_empty(weight.shape)),
+    "norm_backward(Tensor? dsum, Tensor dy, Tensor x, Tensor weight, Tensor moments, bool centred, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+    fake=_fake_backward,
     setup=_setup_twice,
     backward=_backward_twice,
     cpu=_cpu_backward,
 )
+
+
+def _like_last_axis(name: str, vector: Tensor, x: Tensor) -> None:
+    if x.shape[-1:] != vector.shape or vector.device != x.device:
+        wanted, got = f"{list(x.shape[-1:])} on {x.device}", f"{list(vector.shape)} on {vector.device}"
+        raise ValueError(f"{name} must be {wanted}, as the last axis of x, got {got}")
+
+
+def _add_norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    if not (x.is_floating_point() or x.is_complex()) or not x.ndim:
+        raise ValueError(f"x must be floating point [..., width], got {x.dtype} {list(x.shape)}")
+    _like_last_axis("weight", weight, x)
+    if bias is not None:
+        _like_last_axis("bias", bias, x)
+    if added is not None:
+        if added.shape != x.shape or added.device != x.device:
+            wanted, got = f"{list(x.shape)} on {x.device}", f"{list(added.shape)} on {added.device}"
+            raise ValueError(f"added must be like x, {wanted}, got {got}")
+        added = added.to(x.dtype)
+    known = [t for t in (x, weight, bias, added) if t is not None]
+    if transforms_active() or x.is_complex() or not native.takes(*known):
+        return norm_open(x, weight, bias, added, eps)
+    if unobserved(*known) and all(t.is_contiguous() for t in known):
+        return native.norm(x, weight, bias, added, eps, keep=False)[:2]
+    total, y, _ = OP(x, weight, bias, added, eps)
+    return x if added is None else total, y
 
 
 def add_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,23 +145,16 @@ def add_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor) -> tuple[Tenso
     x, added [..., D] (None: nothing), weight [D]; returns (s, y), of the shape and dtype of x. Raises
     ValueError that names the argument.
     """
-    if not (x.is_floating_point() or x.is_complex()) or not x.ndim:
-        raise ValueError(f"x must be floating point [..., width], got {x.dtype} {list(x.shape)}")
-    if x.shape[-1:] != weight.shape or weight.device != x.device:
-        wanted, got = f"{list(x.shape[-1:])} on {x.device}", f"{list(weight.shape)} on {weight.device}"
-        raise ValueError(f"weight must be {wanted}, as the last axis of x, got {got}")
-    if added is not None:
-        if added.shape != x.shape or added.device != x.device:
-            wanted, got = f"{list(x.shape)} on {x.device}", f"{list(added.shape)} on {added.device}"
-            raise ValueError(f"added must be like x, {wanted}, got {got}")
-        added = added.to(x.dtype)
-    known = (x, weight) if added is None else (x, weight, added)
-    if transforms_active() or x.is_complex() or not native.takes(*known):
-        return norm_open(x, weight, added)
-    if unobserved(*known) and all(t.is_contiguous() for t in known):
-        return native.norm(x, weight, added, EPS, keep=False)[:2]
-    total, y, _ = OP(x, weight, added)
-    return x if added is None else total, y
+    return _add_norm(x, added, weight, None, EPS)
+
+
+def add_layer_norm(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """s = x + added, and y = w (s - mean(s)) / sqrt(var(s) + 1e-5) + b over the last axis (arXiv 1607.06450).
+
+    x, added [..., D] (None: nothing), weight, bias [D]; returns (s, y), of the shape and dtype of x. Raises
+    ValueError that names the argument.
+    """
+    return _add_norm(x, added, weight, bias, LAYER_EPS)
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

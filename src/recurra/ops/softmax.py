@@ -237,13 +237,13 @@ BACKWARD = define(
 # What one calls.
 
 
-def _check(scores: Tensor, values: Tensor) -> None:
+def _check(scores: Tensor, values: Tensor, axes: tuple[str, ...]) -> None:
     for name, x in (("scores", scores), ("values", values)):
-        if x.ndim != 3 or not x.is_floating_point():
+        if x.ndim != len(axes) + 1 or not x.is_floating_point():
             got = f"{x.dtype} {list(x.shape)}"
-            raise ValueError(f"{name} must be floating point [batch, time, ...], got {got}")
-    heads = scores.shape[2]
-    if scores.shape[:2] != values.shape[:2] or not heads or values.shape[2] % heads:
+            raise ValueError(f"{name} must be floating point [{', '.join(axes)}, ...], got {got}")
+    heads = scores.shape[-1]
+    if scores.shape[:-1] != values.shape[:-1] or not heads or values.shape[-1] % heads:
         got = f"scores {list(scores.shape)} and values {list(values.shape)}"
         raise ValueError(f"scores must have as many steps as values, and divide their width, got {got}")
     if scores.device != values.device or scores.dtype != values.dtype:
@@ -251,15 +251,13 @@ def _check(scores: Tensor, values: Tensor) -> None:
         raise ValueError(f"values must be like scores, {scores.dtype} on {scores.device}, got {got}")
 
 
-def _vector(name: str, x: Tensor | None, scores: Tensor) -> Tensor:
-    """A decay or a bonus in the dtype of the state; zeros for none."""
-    shape, dtype = scores.shape[2:], state_dtype(scores.dtype)
-    if x is None:
-        return scores.new_zeros(shape, dtype=dtype)
+def _vector(name: str, x: Tensor, scores: Tensor) -> Tensor:
+    """A decay or a bonus in the dtype of the state."""
+    shape = scores.shape[-1:]
     if x.shape != shape or x.device != scores.device or not x.is_floating_point():
         want, got = f"{list(shape)} on {scores.device}", f"{x.dtype} {list(x.shape)} on {x.device}"
         raise ValueError(f"{name} must be floating point {want}, like scores, got {got}")
-    return x.to(dtype).contiguous()
+    return x.to(state_dtype(scores.dtype)).contiguous()
 
 
 def _begin(state: SoftmaxState | None, like: Tensor, heads: int, width: int) -> SoftmaxState:
@@ -282,15 +280,20 @@ def take_step(
     decay: Tensor | None = None,
     bonus: Tensor | None = None,
 ) -> tuple[Tensor, SoftmaxState]:
-    """`softmax_step`, from the empty state where it is None; where nothing watches, a call of the kernels."""
-    first = _begin(state, scores, scores.shape[-1], values.shape[-1])
-    vectors = [x for x in (decay, bonus) if x is not None]
-    if not unobserved(scores, values, *first, *vectors) or not native.takes(scores, values):
-        return softmax_step(scores, values, first, decay, bonus)
-    s, v = scores[:, None], values[:, None]
-    w, u = _vector("decay", decay, s), _vector("bonus", bonus, s)
-    y, last = native.softmax(s, v, w, u, torch.cat(first, -1), None, None, False)
-    return y[:, 0], _unpack(last, scores)
+    """`softmax_step`, from the empty state where it is None; where nothing watches, a call of the kernels.
+
+    Raises ValueError that names the argument.
+    """
+    # The kernel looks at addresses alone: what does not fit would be read and written beyond its end.
+    _check(scores, values, ("batch",))
+    first = _begin(state, scores, scores.shape[1], values.shape[1])
+    w = None if decay is None else _vector("decay", decay, scores)
+    u = None if bonus is None else _vector("bonus", bonus, scores)
+    fits = native.takes(scores, values) and all(x.is_contiguous() for x in (scores, values, *first))
+    if not fits or not unobserved(scores, values, *first, w, u):
+        return softmax_step(scores, values, first, w, u)
+    y, last = native.softmax_step(scores, values, w, u, first)
+    return y, SoftmaxState(*last)
 
 
 def softmax(
@@ -310,11 +313,13 @@ def softmax(
     bonus u [H], zeros where None; state as `SoftmaxState`; reset, lengths as in `ops.masks`. Returns y
     [B, T, D] and the last state in at least fp32, in which all arithmetic is done. Without w and u it
     is softmax attention with a fixed query over each prefix (arXiv 2405.13956, section 3.1), with H = D
-    the wkv of RWKV-4 (arXiv 2305.13048, equation 16). Raises ValueError that names the argument.
+    the wkv of RWKV-4 (arXiv 2305.13048, section 3). Raises ValueError that names the argument.
     """
-    _check(scores, values)
+    _check(scores, values, ("batch", "time"))
     reset, lengths = check(scores.shape[0], scores.shape[1], scores.device, reset, lengths)
-    w, u = _vector("decay", decay, scores), _vector("bonus", bonus, scores)
+    none = scores.new_zeros(scores.shape[2:])
+    w = _vector("decay", none if decay is None else decay, scores)
+    u = _vector("bonus", none if bonus is None else bonus, scores)
     first = torch.cat(_begin(state, scores, scores.shape[2], values.shape[2]), -1)
     form = OP if native.takes(scores, values) and not transforms_active() else softmax_open
     y, last = form(scores, values, w, u, first, reset, lengths, reverse)

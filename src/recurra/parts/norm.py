@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recurra.ops.norm import EPS, add_rms_norm
+from recurra.ops.norm import EPS, LAYER_EPS, add_layer_norm, add_rms_norm
 
 __all__ = ["NORMS", "LayerNorm", "RMSNorm"]
 
@@ -28,16 +28,24 @@ class RMSNorm(nn.Module):
         return f"{len(self.weight)}"
 
 
-class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm over the last axis (arXiv 1607.06450)."""
+class LayerNorm(nn.Module):
+    """y = w (x - mean(x)) / sqrt(var(x) + 1e-5) + b over the last axis (arXiv 1607.06450)."""
+
+    EPS = LAYER_EPS
 
     def __init__(self, width: int) -> None:
-        super().__init__(width)
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(x, None)[1]
 
     def after(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """s = x + added (None: x itself), and the norm of s."""
-        total = x if added is None else x + added
-        return total, self(total)
+        return add_layer_norm(x, added, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}"
 
 
 NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}

@@ -11,13 +11,15 @@ from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
-from recurra.ops.native.softmaxes import softmax, softmax_backward
+from recurra.ops.native.softmaxes import softmax, softmax_backward, softmax_step
 from recurra.ops.native.tape import Mark, NotRecordableError, Tape, constant, marks, recording, unrecorded
+from recurra.ops.native.token_mixes import MAX_MIXES, token_mix_step
 
 __all__ = [
     "CHUNK",
     "GATES",
     "LEVELS",
+    "MAX_MIXES",
     "MAX_TAPS",
     "PARALLEL",
     "STATES",
@@ -57,8 +59,10 @@ __all__ = [
     "selective_step",
     "softmax",
     "softmax_backward",
+    "softmax_step",
     "takes",
     "threads_for",
     "time_major",
+    "token_mix_step",
     "unrecorded",
 ]

@@ -10,14 +10,14 @@ from recurra.ops.native.library import DTYPES, call, threads_for
 
 # The order is that of the `ActivationKind` enumeration in csrc/abi.h.
 ACTIVATIONS = {"gelu": 0, "silu": 1, "sigmoid": 2, "relu_square": 3}
-_ACTIVATION = struct.Struct("15q")
+_ACTIVATION = struct.Struct("17q")
 
 
-def activation(kind: str, x: Tensor, factor: Tensor | None) -> Tensor:
-    """f(x), times factor unless None; both of one shape [..., D], D > 0, and dtype."""
+def activation(kind: str, x: Tensor, factor: Tensor | None, added: Tensor | None) -> Tensor:
+    """f(x) factor + added, where not None; all of one shape [..., D], D > 0, and dtype."""
     y = advise(torch.empty(x.shape, dtype=x.dtype))
     head = (ACTIVATIONS[kind], DTYPES[x.dtype], threads_for(x.numel()), y.numel() // y.shape[-1], y.shape[-1])
-    rows = [None if t is None else flat_rows(t) for t in (x, factor, y)]
+    rows = [None if t is None else flat_rows(t) for t in (x, factor, added, y)]
     fields = (field for t in rows for field in rows_of(t))
     call("activation_forward", _ACTIVATION.pack(*head, *fields, 0, 0, 0, 0))
     return y
@@ -30,6 +30,6 @@ def activation_backward(
     dx = advise(torch.empty(x.shape, dtype=x.dtype))
     dfactor = None if factor is None else advise(torch.empty(x.shape, dtype=x.dtype))
     head = (ACTIVATIONS[kind], DTYPES[x.dtype], threads_for(x.numel()), x.numel() // x.shape[-1], x.shape[-1])
-    rows = [None if t is None else flat_rows(t) for t in (x, factor, dy, dx, dfactor)]
+    rows = [None if t is None else flat_rows(t) for t in (x, factor, None, dy, dx, dfactor)]
     call("activation_backward", _ACTIVATION.pack(*head, *(field for t in rows for field in rows_of(t))))
     return dx, dfactor

@@ -35,6 +35,8 @@ EXPORTS = (
     "replay",
     "softmax_forward",
     "softmax_backward",
+    "softmax_step",
+    "token_mix_step",
     "diagonal_forward",
     "diagonal_backward",
     "selective_forward",

@@ -9,6 +9,7 @@ from recurra.ops.native.layout import advise, as_rows, empty_as, pointer, view_o
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 _SOFTMAX = struct.Struct("36q")
+_STEP = struct.Struct("15q")
 
 
 def _head(
@@ -46,6 +47,24 @@ def softmax(
     rows, state_n = (as_rows(scores), as_rows(values)), torch.empty_like(state)
     head = _head(*rows, decay, bonus, state, reset, lengths, reverse)
     call("softmax_forward", _SOFTMAX.pack(*head, *view_of(y), state_n.data_ptr(), *(0,) * 14))
+    return y, state_n
+
+
+def softmax_step(
+    scores: Tensor,
+    values: Tensor,
+    decay: Tensor | None,
+    bonus: Tensor | None,
+    state: tuple[Tensor, ...],
+) -> tuple[Tensor, list[Tensor]]:
+    """(y, state_n) of one step; scores [B, H], values [B, D], state (max, numerator, denominator).
+
+    decay and bonus [H] are in the dtype of the state; everything contiguous (unchecked).
+    """
+    y, state_n = torch.empty_like(values), [torch.empty_like(x) for x in state]
+    given = (scores.data_ptr(), values.data_ptr(), pointer(decay), pointer(bonus))
+    parts = (*(x.data_ptr() for x in state), y.data_ptr(), *(x.data_ptr() for x in state_n))
+    call("softmax_step", _STEP.pack(DTYPES[values.dtype], *scores.shape, values.shape[1], *given, *parts))
     return y, state_n
 
 
