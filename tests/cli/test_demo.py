@@ -7,7 +7,7 @@ import torch
 
 from recurra.bench.language import build
 from recurra.cli import demo
-from recurra.tasks import text
+from recurra.tasks import sources, text
 from recurra.train import TrainConfig, checkpoint
 from recurra.train.loop import _Loop
 
@@ -19,7 +19,7 @@ def _small(monkeypatch, tmp_path):
     torch.set_num_threads(1)
     source = tmp_path / "source.py"
     source.write_text("".join(f"def f{i}(x):\n    return x + {i * i}\n" for i in range(2000)))
-    monkeypatch.setattr(text, "find", lambda _: text.Source("Python's library", [source]))
+    monkeypatch.setattr(text, "find", lambda _: sources.Source("Python's library", [source]))
     monkeypatch.setattr(demo, "PLAN", {**demo.PLAN, "windows": 2})
     monkeypatch.setattr(demo, "WINDOWS", 4)
     yield

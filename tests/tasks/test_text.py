@@ -1,15 +1,18 @@
 """A text is what its files hold, in its vocabulary, split; anything that is no text is one clear error."""
 
 import bz2
+import gzip
 import io
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recurra.models.vocabulary import ByteVocabulary, CharVocabulary
-from recurra.tasks.text import Text, encode, find, pieces, prepare
+from recurra.tasks.sources import find, pieces
+from recurra.tasks.text import Text, encode, prepare
 
 PROSE = "Die Sonne tönt, nach alter Weise, in Brudersphären Wettgesang.\n" * 40
 
@@ -76,7 +79,7 @@ def test_stdin(tmp_path, monkeypatch):
 
 
 def test_characters_may_lie_across_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("recurra.tasks.text.PIECE", 3)
+    monkeypatch.setattr("recurra.tasks.sources.PIECE", 3)
     path = tmp_path / "x"
     path.write_text("aäöü€𝄞z" * 5, encoding="utf-8")
     assert "".join(pieces(path, "x")) == "aäöü€𝄞z" * 5
@@ -143,3 +146,92 @@ def test_damage_is_named(file, tmp_path, name, damage):
     with pytest.raises(ValueError, match="is damaged") as fault:
         Text.load(folder)
     assert str(folder) in str(fault.value)
+
+
+def _split(source, folder, **how):
+    text = prepare(str(source), folder / "run" / "text", **how)
+    parts = (text.train, text.valid, [] if text.test is None else text.test)
+    return [text.vocabulary.decode(list(part)) for part in parts]
+
+
+PARTS = {
+    "wikitext": ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
+    "raw": ("wiki.train.raw", "wiki.valid.raw", "wiki.test.raw"),
+    "penn": ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
+    "plain": ("train.txt", "validation.txt", "test.txt"),
+}
+
+
+@pytest.mark.parametrize("names", PARTS.values(), ids=PARTS)
+def test_a_set_in_parts(tmp_path, names):
+    """As WikiText comes: a folder of three files, of which none is cut."""
+    texts = [f" = {part} = \n\n The <unk> of {part} @-@ like . \n" * 9 for part in ("Train", "Valid", "Test")]
+    (tmp_path / "set").mkdir()
+    for name, text in zip(names, texts, strict=True):
+        (tmp_path / "set" / name).write_text(text)
+    assert _split(tmp_path / "set", tmp_path) == texts
+    (tmp_path / "set" / names[2]).unlink()
+    assert _split(tmp_path / "set", tmp_path) == [*texts[:2], ""]
+    (tmp_path / "set" / "README").write_text("more")
+    assert "".join(_split(tmp_path / "set", tmp_path)[:2]) == "more" + "".join(texts[:2])
+
+
+@pytest.mark.parametrize("name", ["enwik8", "text8", "enwik8.bz2", "text8.zip", "folder"])
+def test_large_texts_hold_out_five_and_five_hundredths(tmp_path, name):
+    """As the field splits 100 MB into 90, 5 and 5; a cut may lie in a letter, and so in bytes it is exact."""
+    text = "one nine five three of the year \u00e9" * 40
+    data, path = text.encode(), tmp_path / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("text8", data)
+    elif name == "folder":
+        path.mkdir()
+        (path / "enwik8").write_bytes(data)
+    else:
+        path.write_bytes(bz2.compress(data) if name.endswith("bz2") else data)
+    split = prepare(str(path), tmp_path / "run" / "text")
+    got = [bytes(part.tolist()) for part in (split.train, split.valid, split.test)]
+    fifth = len(data) * 5 // 100
+    assert got == [data[: -2 * fifth], data[-2 * fifth : -fifth], data[-fifth:]]
+
+
+def test_tiny_shakespeare_holds_out_its_last_tenth(tmp_path):
+    play = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 30
+    (tmp_path / "input.txt").write_text(play)
+    train, valid, test = _split(tmp_path / "input.txt", tmp_path, kind="char")
+    assert train + valid == play
+    assert len(valid) == len(play) // 10
+    assert not test
+
+
+def test_a_model_is_judged_by_what_there_is_to_test_on(tmp_path):
+    from recurra.models import language_model  # noqa: PLC0415
+    from recurra.tasks.losses import bits, text_loss  # noqa: PLC0415
+
+    (tmp_path / "text8").write_text("a b c d e f g h " * 50)
+    text, model = (
+        prepare(str(tmp_path / "text8"), tmp_path / "text"),
+        language_model("mingru", 256, 4, 1).eval(),
+    )
+    want = bits(text_loss(model, text.test), text.bytes_per_token)
+    assert text.scores(model, 8)["bits_per_byte@whole"] == want
+    assert list(text.scores(model, 8, [4, 9])) == [
+        "bits_per_byte@4",
+        "bits_per_byte@9",
+        "bits_per_byte@whole",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zip"])
+def test_packed_files_that_are_not_are_named(tmp_path, suffix):
+    path = tmp_path / f"text{suffix}"
+    path.write_text("not packed at all")
+    with pytest.raises(ValueError, match="damaged") as fault:
+        prepare(str(path), tmp_path / "run" / "text")
+    assert str(path) in str(fault.value)
+
+
+def test_packed_text_for_bpe_is_named(tmp_path):
+    (tmp_path / "text.gz").write_bytes(gzip.compress(PROSE.encode()))
+    with pytest.raises(ValueError, match="is packed: unpack it"):
+        prepare(str(tmp_path / "text.gz"), tmp_path / "run" / "text", "bpe", 300)

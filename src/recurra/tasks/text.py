@@ -1,14 +1,11 @@
-"""Text to train on: where it comes from, how it is split, and its tokens on disk."""
+"""Text to train on: how it is split, its tokens on disk, and what a model of it is worth."""
 
-import bz2
-import codecs
 import hashlib
 import json
 import math
 import os
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,30 +24,23 @@ from recurra.models.vocabulary import (
     load_vocabulary,
 )
 from recurra.tasks.losses import bits, text_loss, windows_loss
+from recurra.tasks.sources import PACKED, Source, find, pieces
 from recurra.tasks.windows import Reading, Streams, Windows
 
-__all__ = ["Source", "Text", "bytes_per_token", "encode", "find", "pieces", "prepare", "read"]
+__all__ = ["Text", "bytes_per_token", "encode", "prepare", "read"]
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
+# Tokens at a time.
 PIECE = 1 << 20
-NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Files to train on, and those held out; none held out: the last tenth of the text is."""
-
-    name: str
-    train: Sequence[Path]
-    valid: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens to train on and to validate on, the vocabulary they are in, and bytes for each token.
+    """Tokens to train, validate and test on, the vocabulary they are in, and bytes for each token.
 
-    The task is to predict the next token; bits per byte can be compared over vocabularies.
+    The task is to predict the next token; bits per byte can be compared over vocabularies. Without tokens to
+    test on a model is judged by those to validate on.
     """
 
     train: Tokens
@@ -58,6 +48,7 @@ class Text:
     vocabulary: Vocabulary
     source: str
     bytes_per_token: float
+    test: Tokens | None = None
 
     name: ClassVar[str] = "text"
     channels: ClassVar[int] = 0
@@ -69,8 +60,10 @@ class Text:
         try:
             about = json.loads((folder / "text.json").read_text(encoding="utf-8"))
             tokens = _map(folder / "tokens.bin", about["dtype"], about["sha256"])
-            parts = tokens[: about["split"]], tokens[about["split"] :]
-            return Text(*parts, load_vocabulary(folder), about["source"], float(about["bytes_per_token"]))
+            split, end = about["split"], about.get("test", len(tokens))
+            ratio, test = float(about["bytes_per_token"]), tokens[end:] if end < len(tokens) else None
+            vocabulary, source = load_vocabulary(folder), about["source"]
+            return Text(tokens[:split], tokens[split:end], vocabulary, source, ratio, test)
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(f"{folder} is damaged: {e}") from e
 
@@ -103,7 +96,7 @@ class Text:
 
     def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
         """Bits per byte and perplexity: on fresh windows, and over the whole text with carried state."""
-        count, ratio = len(self.valid), self.bytes_per_token
+        count, ratio = len(self._judged), self.bytes_per_token
         return [f"{count:,} tokens, {ratio:.3g} bytes each"] + [
             f"{'whole text, state carried' if name == 'whole' else f'fresh windows of {name}':26} "
             f"{bits(x, ratio):.4f} bits/byte  perplexity {math.exp(x):.3f}  {x:.4f} nats"
@@ -112,31 +105,13 @@ class Text:
 
     def _losses(self, model: Any, contexts: Sequence[int]) -> dict[str, float]:
         """Nats per token on fresh windows of each length, no longer than the text, and over the whole."""
-        windows = {min(context, len(self.valid) - 1) for context in contexts}
-        fresh = {str(n): windows_loss(model, self.valid, n) for n in sorted(windows)}
-        return {**fresh, "whole": text_loss(model, self.valid)}
+        windows = {min(context, len(self._judged) - 1) for context in contexts}
+        fresh = {str(n): windows_loss(model, self._judged, n) for n in sorted(windows)}
+        return {**fresh, "whole": text_loss(model, self._judged)}
 
-
-def find(source: str | None) -> Source:
-    """The files of a file, a folder or, for None, of Python's own library (every tenth file held out).
-
-    Raises FileNotFoundError for what is not there, ValueError for a folder without text.
-    """
-    if source is None:
-        root = Path(sysconfig.get_paths()["stdlib"])
-        files = [f for f in sorted(root.rglob("*.py")) if not NOT_SOURCE & set(f.parts) and _is_text(f)]
-        held_out = set(files[::10])
-        return Source("Python's library", [f for f in files if f not in held_out], sorted(held_out))
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{source} does not exist")
-    if not path.is_dir():
-        return Source(source, [path])
-    seen = (f for f in path.rglob("*") if not any(p.startswith(".") for p in f.relative_to(path).parts))
-    files = [f for f in sorted(seen) if _is_text(f)]
-    if not files:
-        raise ValueError(f"{source} holds no text file")
-    return Source(source, files)
+    @property
+    def _judged(self) -> Tokens:
+        return self.valid if self.test is None else self.test
 
 
 def prepare(
@@ -174,29 +149,6 @@ def read(source: str, vocabulary: Vocabulary | None) -> Text:
     return Text(tokens[:0], tokens, vocabulary, source, bytes_per_token(tokens, vocabulary))
 
 
-def pieces(path: Path, name: str) -> Iterator[str]:
-    """The text of a file, unpacked where it is .bz2, about a megabyte at a time.
-
-    Raises ValueError where it is not UTF-8 text, or is cut off.
-    """
-    decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
-    with bz2.open(path) if path.suffix == ".bz2" else path.open("rb") as f:
-        while True:
-            try:
-                data = f.read(PIECE)
-                piece = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as e:
-                raise ValueError(f"{name} is not UTF-8 text ({e.reason} near byte {place:,})") from e
-            except EOFError as e:
-                raise ValueError(f"{name} is cut off near byte {place:,}") from e
-            if "\0" in piece:
-                raise ValueError(f"{name} is not text (it holds a zero byte near byte {place:,})")
-            if not data:
-                return
-            place += len(data)
-            yield piece
-
-
 def encode(files: Sequence[Path], vocabulary: Vocabulary) -> Iterator[Tokens]:
     """Tokens of the files in order, about a megabyte of text at a time."""
     for path in files:
@@ -210,14 +162,6 @@ def bytes_per_token(tokens: Tokens, vocabulary: Vocabulary) -> float:
     return sum(vocabulary.count_bytes(torch.from_numpy(part)) for part in parts) / len(tokens)
 
 
-def _is_text(path: Path) -> bool:
-    """Whether all of a file is text, and any of it more than white space."""
-    try:
-        return path.is_file() and bool("".join(piece.strip()[:1] for piece in pieces(path, str(path))))
-    except ValueError:
-        return False
-
-
 def _spooled(path: Path) -> Source:
     """Stdin as a file: a vocabulary may have to read it twice."""
     with path.open("wb") as f:
@@ -228,7 +172,7 @@ def _spooled(path: Path) -> Source:
 def _letters(source: Source) -> set[str]:
     """The characters of a source, which is thereby known to be text."""
     letters: set[str] = set()
-    for path in (*source.train, *source.valid):
+    for path in (*source.train, *source.valid, *source.test):
         name = source.name if len(source.train) == 1 else str(path)
         for piece in pieces(path, name):
             letters.update(piece)
@@ -241,6 +185,8 @@ def _letters(source: Source) -> set[str]:
 
 def _vocabulary(source: Source, letters: set[str], kind: str, size: int) -> Vocabulary:
     if kind == "bpe":
+        if packed := [path for path in source.train if path.suffix in {*PACKED, ".zip"}]:
+            raise ValueError(f"{packed[0]} is packed: unpack it for a bpe vocabulary")
         return BPEVocabulary.train(source.train, size)
     return CharVocabulary.of("".join(sorted(letters))) if kind == "char" else ByteVocabulary()
 
@@ -250,23 +196,32 @@ def _dtype(vocabulary: Vocabulary) -> np.dtype[Any]:
 
 
 def _write(source: Source, vocabulary: Vocabulary, folder: Path) -> None:
-    """tokens.bin, text.json and the vocabulary. Without held-out files the last tenth is cut off."""
-    path = folder / "tokens.bin"
-    counts = [_append(path, encode(files, vocabulary)) for files in (source.train, source.valid)]
-    total = sum(counts)
-    split = counts[0] if source.valid else total - max(total // 10, 2)
+    """tokens.bin, text.json and the vocabulary."""
+    path, parts = folder / "tokens.bin", (source.train, source.valid, source.test)
+    counts = [_append(path, encode(files, vocabulary)) for files in parts]
+    split, end = _cut(source, *counts[:2])
     if split < 2:
-        raise ValueError(f"{source.name} holds only {total} token(s), too few to learn from")
+        raise ValueError(f"{source.name} holds only {sum(counts)} token(s), too few to learn from")
     tokens = np.memmap(path, _dtype(vocabulary), mode="r")
     about = {
         "source": source.name,
         "dtype": tokens.dtype.str,
         "split": split,
+        "test": end,
         "bytes_per_token": bytes_per_token(tokens[split:], vocabulary),
         "sha256": hashlib.sha256(tokens.data).hexdigest(),
     }
     (folder / "text.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     vocabulary.save(folder)
+
+
+def _cut(source: Source, train: int, valid: int) -> tuple[int, int]:
+    """Where the tokens to validate on and those to test on begin."""
+    if source.valid:
+        return train, train + valid
+    share, test = source.shares
+    end = train - train * test // 100
+    return end - max(train * share // 100, 2), end
 
 
 def _append(path: Path, parts: Iterator[Tokens]) -> int:
