@@ -43,12 +43,12 @@ struct DiagonalLoop {
 
   template <class N>
   C complex(void* p, i64 r, N n) const {
-    return {load<State>(plane(p, 2 * r), n), load<State>(plane(p, 2 * r + 1), n)};
+    return {load_ahead<State>(plane(p, 2 * r), n), load_ahead<State>(plane(p, 2 * r + 1), n)};
   }
   template <class N>
   void keep(void* p, i64 r, C value, N n) const {
-    store<State>(plane(p, 2 * r), value.re, n);
-    store<State>(plane(p, 2 * r + 1), value.im, n);
+    store_ahead<State>(plane(p, 2 * r), value.re, n);
+    store_ahead<State>(plane(p, 2 * r + 1), value.im, n);
   }
   // a, b, c of state i.
   template <class N>

@@ -287,6 +287,20 @@ inline void store(typename P::Element* p, typename P::V v, Part part) {
   for (i64 i = 0; i < part.count; ++i) p[i] = buffer[i];
 }
 
+// Where many rows are walked side by side no hardware foresees what comes next in each.
+constexpr i64 kAheadBytes = 128;
+
+template <class P, class N>
+inline typename P::V load_ahead(const typename P::Element* p, N n) {
+  __builtin_prefetch(reinterpret_cast<const char*>(p) + kAheadBytes);
+  return load<P>(p, n);
+}
+template <class P, class N>
+inline void store_ahead(typename P::Element* p, typename P::V v, N n) {
+  __builtin_prefetch(reinterpret_cast<char*>(p) + kAheadBytes, 1);
+  store<P>(p, v, n);
+}
+
 // f(index of the register, offset of its first channel, Whole or Part) over `width` channels.
 template <class P, class F>
 inline void each_register(i64 width, F f) {

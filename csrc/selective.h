@@ -234,7 +234,7 @@ struct SelectiveStrip {
   V delta(i64 c, N n) const {
     const Element* weight = static_cast<const Element*>(s.weight) + first + c;
     V sum = load<State>(shared(s.bias, 0) + c, n);
-    for (i64 k = 0; k < s.rank; ++k) sum += P::get(row(s.mixed) + k) * load<P>(weight + k * s.width, n);
+    for (i64 k = 0; k < s.rank; ++k) sum += P::get(row(s.mixed) + k) * load_ahead<P>(weight + k * s.width, n);
     return Softplus<T>(sum).value;
   }
 
@@ -244,9 +244,9 @@ struct SelectiveStrip {
       const V x = load<P>(row(s.x) + first + c, n), d = delta(c, n), rate = d * SelectiveLoop<P>::kLog2e;
       V y = load<State>(shared(s.d, 0) + c, n) * x;
       for (i64 k = 0; k < s.states; ++k) {
-        const V keep = exp2<T>(rate * load<State>(shared(s.a, k) + c, n));
-        const V h = keep * load<State>(state(s.h_0, k) + c, n) + P::get(in + k) * (d * x);
-        store<State>(state(s.h_n, k) + c, h, n);
+        const V keep = exp2<T>(rate * load_ahead<State>(shared(s.a, k) + c, n));
+        const V h = keep * load_ahead<State>(state(s.h_0, k) + c, n) + P::get(in + k) * (d * x);
+        store_ahead<State>(state(s.h_n, k) + c, h, n);
         y += P::get(out + k) * h;
       }
       const V z = load<P>(row(s.z) + first + c, n);

@@ -31,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mamba": {},
     "mamba of few states": {"options": {"state": 5, "rank": 3, "conv": 1, "expansion": 1.5}},
     "s4d by the bilinear rule": {"options": {"states": 5, "discretisation": "bilinear"}},
+    "s4d without MLP": {"options": {"states": 1, "mlp": 0.0, "norm": "layer"}},
     "transformer": {},
     "transformer with a window": {"options": {"window": 3, "heads": 5, "mlp": 0.0}},
     "aaren": {},

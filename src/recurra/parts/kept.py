@@ -23,12 +23,12 @@ class Kept:
 
     def __init__(self) -> None:
         self._old: list[Tensor] = []
-        self._marks: list[native.Mark] = []
+        self._marks: list[int] = []
         self._value: Any = None
 
     def __call__(self, make: Callable[[], V], *parameters: Tensor) -> V:
-        # Tensors of inference mode do not count what is written to them.
-        if not unobserved(*parameters) or any(p.is_inference() for p in parameters):
+        # Tensors of inference mode do not count what is written to them; those of no memory are all alike.
+        if not unobserved(*parameters) or any(p.is_inference() or p.is_meta for p in parameters):
             return make()
         marks = native.marks(parameters)
         if marks != self._marks:

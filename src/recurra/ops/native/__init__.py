@@ -12,7 +12,7 @@ from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
 from recurra.ops.native.softmaxes import softmax, softmax_backward, softmax_step
-from recurra.ops.native.tape import Mark, NotRecordableError, Tape, constant, marks, recording, unrecorded
+from recurra.ops.native.tape import NotRecordableError, Tape, constant, marks, recording, unrecorded
 from recurra.ops.native.token_mixes import MAX_MIXES, token_mix_step
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "MAX_TAPS",
     "PARALLEL",
     "STATES",
-    "Mark",
     "NotRecordableError",
     "Tape",
     "activation",
