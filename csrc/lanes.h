@@ -84,10 +84,11 @@ inline Exponential<T> exponential(Vec<T> x) {
   return {sum * (f * f) + f, bit_cast<Vec<T>>(integer << F::mantissa)};
 }
 
+// Nothing below that range: a large factor would make something of its end.
 template <class T>
 inline Vec<T> exp(Vec<T> x) {
   const auto e = exponential<T>(x);
-  return e.scale * e.rest + e.scale;
+  return x < Format<T>::least ? Vec<T>{} : e.scale * e.rest + e.scale;
 }
 
 // 2^x, cheaper than exp: where x is a product, one of its factors takes in the log2 e. The same series and

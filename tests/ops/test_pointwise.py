@@ -190,18 +190,24 @@ def test_opcheck() -> None:
     opcheck(PROJECT, (x, matrix, None, torch.randn(3, 5, requires_grad=True)))
 
 
+# torch's own gelu loses the tail: it adds 1 to erf.
+WIDE: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda x: x * torch.special.erfc(-x / math.sqrt(2)) / 2,
+    "silu": lambda x: x * x.sigmoid(),
+}
 FAR = [-3e38, -1e4, -40.0, -13.0, -9.0, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, 9.0, 13.0, 1e4, 1e30, 3e38]
 
 
 @NATIVE
-@pytest.mark.parametrize("form", ["kernels"], indirect=True)  # torch's own loses the tail: it adds 1 to erf
+@pytest.mark.parametrize("form", ["kernels"], indirect=True)
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 200), (torch.float64, 200), (torch.bfloat16, 2)])
 @pytest.mark.parametrize("x", FAR)
-def test_each_gelu(x: float, dtype: torch.dtype, eps: float) -> None:
-    """Each number by itself, for the large ones would hide the small; next to nothing may be nothing."""
+@pytest.mark.parametrize("kind", WIDE)
+def test_each_number(kind: str, x: float, dtype: torch.dtype, eps: float) -> None:
+    """Each by itself, for the large ones would hide the small; next to nothing may be nothing."""
     near = torch.tensor([x], dtype=dtype, requires_grad=True)
     wide = near.detach().double().requires_grad_()
-    y, want = ops.activate("gelu", near), wide * torch.special.erfc(-wide / math.sqrt(2)) / 2
+    y, want = ops.activate(kind, near), WIDE[kind](wide)
     for got, truth in ((y, want), (torch.autograd.grad(y, near)[0], torch.autograd.grad(want, wide)[0])):
         allowed = eps * torch.finfo(dtype).eps * truth.abs() + 1e-37 * (truth.abs() < 1e-36)
         assert (got.double() - truth).abs() <= allowed
@@ -219,6 +225,14 @@ def test_far_out(dtype: torch.dtype) -> None:
     centred = ops.add_layer_norm(shifted, None, *affine)[1]
     close(centred, _layer_norm(shifted.double(), *(a.double() for a in affine)))
     assert not ops.rms_norm(torch.zeros(8, dtype=dtype), torch.ones(8, dtype=dtype)).any()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_results_are_where_the_inputs_are(name: str) -> None:
+    """On whatever device new tensors are made."""
+    inputs = [torch.randn(s) for s in ROWS[name].shapes((2, 3), 4)]
+    with torch.no_grad(), torch.device("meta"):
+        assert all(y.is_cpu for y in _tuple(ROWS[name].op(*inputs)))
 
 
 def test_autocast() -> None:

@@ -2,7 +2,6 @@
 
 import struct
 
-import torch
 from torch import Tensor
 
 from recurra.ops.native.layout import advise, flat_rows, rows_of
@@ -15,7 +14,7 @@ _ACTIVATION = struct.Struct("17q")
 
 def activation(kind: str, x: Tensor, factor: Tensor | None, added: Tensor | None) -> Tensor:
     """f(x) factor + added, where not None; all of one shape [..., D], D > 0, and dtype."""
-    y = advise(torch.empty(x.shape, dtype=x.dtype))
+    y = advise(x.new_empty(x.shape))
     head = (ACTIVATIONS[kind], DTYPES[x.dtype], threads_for(x.numel()), y.numel() // y.shape[-1], y.shape[-1])
     rows = [None if t is None else flat_rows(t) for t in (x, factor, added, y)]
     fields = (field for t in rows for field in rows_of(t))
@@ -27,8 +26,8 @@ def activation_backward(
     kind: str, dy: Tensor, x: Tensor, factor: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and of factor."""
-    dx = advise(torch.empty(x.shape, dtype=x.dtype))
-    dfactor = None if factor is None else advise(torch.empty(x.shape, dtype=x.dtype))
+    dx = advise(x.new_empty(x.shape))
+    dfactor = None if factor is None else advise(x.new_empty(x.shape))
     head = (ACTIVATIONS[kind], DTYPES[x.dtype], threads_for(x.numel()), x.numel() // x.shape[-1], x.shape[-1])
     rows = [None if t is None else flat_rows(t) for t in (x, factor, None, dy, dx, dfactor)]
     call("activation_backward", _ACTIVATION.pack(*head, *(field for t in rows for field in rows_of(t))))
