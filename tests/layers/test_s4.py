@@ -206,6 +206,16 @@ def test_a_step_sees_new_parameters(kind: Any) -> None:
         close(layer.double().step(x.double())[0], layer(x[:, None].double())[0][:, 0])
 
 
+@pytest.mark.parametrize("kind", [S4DLayer, S4Layer])
+def test_autocast_leaves_it_alone(kind: Any) -> None:
+    layer, x = kind(WIDTH, STATES), torch.randn(2, TIME, WIDTH)
+    want, end = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = layer(x)
+    close(y, want.double())
+    close(last.h, end.h)
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

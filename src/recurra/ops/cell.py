@@ -17,19 +17,16 @@ from recurra.ops.linear import start, state_dtype, states_before
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check
 from recurra.ops.project import project
-from recurra.ops.registry import define, pullback, transforms_active
+from recurra.ops.registry import define, pullback, transforms_active, uncast
 from recurra.state import GRUState, LinearState, LSTMState
 
 __all__ = ["CELLS", "cell_loop", "cell_native", "gru", "gru_step", "lstm", "lstm_step"]
 
 
 def _recurrent(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W_hh h + b_hh in the dtype of h, also under autocast: an error here is fed back at every step."""
-    weight, bias = weight.to(h.dtype), None if bias is None else bias.to(h.dtype)
-    if h.device.type == "meta" or not torch.is_autocast_enabled(h.device.type):
-        return project(h, weight, bias)
-    with torch.autocast(h.device.type, enabled=False):
-        return project(h, weight, bias)
+    """W_hh h + b_hh in the dtype of h, also under autocast."""
+    with uncast(h.device):
+        return project(h, weight.to(h.dtype), None if bias is None else bias.to(h.dtype))
 
 
 def gru_step(

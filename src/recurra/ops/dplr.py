@@ -17,6 +17,7 @@ from recurra.ops.diagonal import convolve
 from recurra.ops.linear import start, state_dtype
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check, living, widen
+from recurra.ops.registry import uncast
 from recurra.state import LinearState
 
 __all__ = ["Continuous", "Discrete", "discretise", "dplr", "dplr_step"]
@@ -149,7 +150,8 @@ def _chunks(u: Tensor, s: Discrete, alive: Tensor | None) -> Tensor:
     wide = u.to(s.a.real.dtype)
     wide = wide if alive is None else wide.masked_fill(~widen(alive, wide), 0)
     batch, time, width = u.shape
-    return pad(wide, (0, 0, 0, -time % CHUNK)).view(batch, -1, CHUNK, width)
+    # Not -1: an axis may be empty.
+    return pad(wide, (0, 0, 0, -time % CHUNK)).view(batch, -(-time // CHUNK), CHUNK, width)
 
 
 def dplr_chunked(
@@ -228,10 +230,11 @@ def dplr(
     reset, lengths = check(u.shape[0], u.shape[1], u.device, reset, lengths)
     kept = torch.promote_types(state_dtype(u.dtype), torch.complex64)
     h_0 = start(state, u[:, :1, :, None].to(kept).expand(-1, -1, *s.poles.shape))
-    if reset is not None or not u.shape[1]:
-        y, h_n = dplr_loop(u, discretise(s), skip, h_0, reset, lengths)
-    elif state is None and lengths is None and not u.is_cpu:  # where its many small products take longest
-        y, h_n = dplr_convolution(u, s, skip)
-    else:
-        y, h_n = dplr_chunked(u, discretise(s), skip, h_0, lengths)
+    with uncast(u.device):
+        if reset is not None or not u.shape[1]:
+            y, h_n = dplr_loop(u, discretise(s), skip, h_0, reset, lengths)
+        elif state is None and lengths is None and not u.is_cpu:  # where its many small products take longest
+            y, h_n = dplr_convolution(u, s, skip)
+        else:
+            y, h_n = dplr_chunked(u, discretise(s), skip, h_0, lengths)
     return y, LinearState(h_n)

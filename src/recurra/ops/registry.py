@@ -6,6 +6,7 @@ callers of `transforms_active` take a form that they can see through.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,11 +20,16 @@ _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 LIBRARY = torch.library.Library("recurra", "DEF")
 
 
+def forward_mode() -> bool:
+    """True inside forward-mode AD, torch.func's included (not while compiling)."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def transforms_active() -> bool:
     """True inside torch.func transforms and forward-mode AD (not while compiling)."""
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or forward_mode()
 
 
 def unobserved(*tensors: Tensor | None) -> bool:
@@ -38,6 +44,13 @@ def unobserved(*tensors: Tensor | None) -> bool:
             return False
     # A tape looks for what is not a kernel; it may be passed by.
     return torch._C._len_torch_dispatch_stack() == int(recording())
+
+
+def uncast(device: torch.device) -> AbstractContextManager[Any]:
+    """In it products keep their dtype, also under autocast: what a recurrence feeds back must be exact."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def define(
