@@ -140,6 +140,14 @@ def test_a_reset_frees_the_cache() -> None:
     assert end.position.tolist() == [2, 5]
 
 
+def test_heads_that_do_not_lie_side_by_side() -> None:
+    qkv = torch.randn(2, TIME, 3, HEADS, 6)
+    want, _ = ops.attention(qkv)
+    wide = torch.cat([qkv, torch.randn(2, TIME, 3, HEADS, 1)], -1)[..., :6]
+    for other in (wide, qkv.mT.contiguous().mT, qkv.transpose(0, 1).contiguous().transpose(0, 1)):
+        close(ops.attention(other)[0], want)
+
+
 def test_a_late_position_is_exact() -> None:
     """Scores depend on differences of positions: a row that began long ago sees what a fresh one sees."""
     block, x = _block(), torch.randn(1, 9, WIDTH)

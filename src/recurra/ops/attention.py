@@ -5,15 +5,17 @@ the difference of two positions alone.
 """
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from recurra.ops import native
 from recurra.ops.masks import check, cuts, living
-from recurra.ops.registry import transforms_active, unobserved
+from recurra.ops.registry import forward_mode, transforms_active, unobserved
 from recurra.state import KVState
 
 __all__ = ["KVRoom", "attention", "attention_step", "with_room"]
@@ -76,7 +78,7 @@ def _positions(time: int, cut: Tensor | None, position: Tensor | None, device: t
 def _rotate(qkv: Tensor, turns: Tensor) -> Heads:
     """The heads of qkv [B, T, 3, H, C], channels 2j and 2j+1 of q and k turned as one complex number."""
     wide = torch.promote_types(qkv.dtype, torch.float32)
-    pairs = torch.view_as_complex(qkv[:, :, :2].to(wide).unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(qkv.contiguous()[:, :, :2].to(wide).unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(pairs * turns[:, :, None, None].to(pairs.dtype)).flatten(-2).to(qkv.dtype)
     return Heads(*(x.transpose(1, 2) for x in (turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2])))
 
@@ -93,6 +95,12 @@ def _visible(first: int, last: int, begin: int, heads: Heads, segment: Tensor, w
     return (seen & same)[:, None]
 
 
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """torch's attention, causal without a mask; in forward mode by the only kernel that has one."""
+    with sdpa_kernel(SDPBackend.MATH) if forward_mode() else nullcontext():
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
 def _masked(heads: Heads, segment: Tensor, window: int) -> Tensor:
     """Attention within segments [B, S + T] and the window; the last T entries are the queries' own."""
     (q, k, v), old, ys = heads, segment.shape[1] - heads.q.shape[2], []
@@ -101,7 +109,7 @@ def _masked(heads: Heads, segment: Tensor, window: int) -> Tensor:
         begin = max(0, first + old + 1 - window) if window else 0
         mask = _visible(first, last, begin, heads, segment, window)
         keys, values = (x[:, :, begin : last + old] for x in (k, v))
-        ys.append(scaled_dot_product_attention(q[:, :, first:last], keys, values, attn_mask=mask))
+        ys.append(_fused(q[:, :, first:last], keys, values, mask))
     return torch.cat(ys, 2)
 
 
@@ -117,7 +125,7 @@ def _attend(heads: Heads, cut: Tensor | None, held: Tensor, window: int) -> Tens
     """y [B, H, T, C]; without masks where causality is all."""
     time, entries = heads.q.shape[2], heads.k.shape[2]
     if not time or (cut is None and time == entries and not 0 < window < time):
-        return scaled_dot_product_attention(*heads, is_causal=True)
+        return _fused(*heads)
     return _masked(heads, _segments(time, cut, held, entries - time), window)
 
 
