@@ -14,6 +14,7 @@ import pytest
 
 from recurra.cli import main
 from recurra.models import SequenceModel
+from recurra.tasks.table import TASKS
 from recurra.train import checkpoint
 
 SMALL = ["--width", "8", "--depth", "1", "--context", "8", "--batch", "2", "--steps", "4", "--every", "2"]
@@ -39,7 +40,7 @@ def run(trained, tmp_path):
     return Path(shutil.copytree(trained / "run", tmp_path / "run"))
 
 
-@pytest.mark.parametrize("verb", ["train", "generate", "eval", "info", "models"])
+@pytest.mark.parametrize("verb", ["train", "generate", "eval", "info", "models", "tasks"])
 def test_help(command, verb):
     code, out, err = command(verb, "--help")
     assert code == 0
@@ -189,6 +190,29 @@ def test_models(command):
     assert code == 0
     for name in ("mingru", "minlstm", "2410.01201"):
         assert name in out
+
+
+def test_tasks(command):
+    code, out, _ = command("tasks")
+    assert code == 0
+    assert "mqar:pairs=4,size=8192" in out
+    assert [line.split()[0].split(":")[0] for line in out.splitlines()] == list(TASKS)
+
+
+def test_images_are_read_and_found_again(command, tmp_path):
+    pytest.importorskip("sklearn")
+    run = tmp_path / "run"
+    code, out, err = command("train", "--task", "images", *SMALL, "--device", "cpu", "--out", run)
+    assert code == 0, err
+    code, out, err = command("eval", run, "--context", "12")
+    assert code == 0, err
+    assert "length      12  accuracy" in out
+    assert "(360 answers)" in out
+    for words in ("1 real numbers a step", "scikit-learn's digits"):
+        assert words in command("info", run)[1]
+    code, _, err = command("train", "nowhere", "--task", "images", *SMALL, "--out", tmp_path / "other")
+    assert code == 1
+    assert "nowhere holds no" in err
 
 
 def _wrong(tmp_path):

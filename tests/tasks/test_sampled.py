@@ -11,7 +11,7 @@ import torch
 from recurra.models import language_model
 from recurra.tasks import answers
 from recurra.tasks.adding import Adding
-from recurra.tasks.answers import asked, judge
+from recurra.tasks.answers import asked, judge, scores
 from recurra.tasks.sampled import TEST, VALIDATION, Sampled
 from recurra.tasks.selective_copying import SelectiveCopying
 from recurra.tasks.table import TASKS, parse
@@ -120,7 +120,7 @@ def test_a_guess_is_right_by_chance(task):
     answer = torch.ones(1) if targets.is_floating_point() else torch.eye(task.size)[targets.max()]
     guess = judge(_saying(answer), batches)
     assert guess.accuracy == pytest.approx(task.chance, abs=3 * (task.chance / guess.asked) ** 0.5)
-    assert task._values(guess)["scaled_accuracy"] == pytest.approx(0, abs=0.06)
+    assert scores({"": guess}, task.chance)["scaled_accuracy@"] == pytest.approx(0, abs=0.06)
 
 
 def _saying(logits):
@@ -155,9 +155,9 @@ def test_answers_are_counted_over_all_sequences(task, monkeypatch):
 def test_scores_are_those_of_the_lengths(task, monkeypatch):
     monkeypatch.setattr("recurra.tasks.sampled.SEQUENCES", 16)
     model = _model(task)
-    scores = task.scores(model, CONTEXT, [24, 20])
-    assert list(scores)[:3] == ["accuracy@24", "scaled_accuracy@24", "loss@24"]
-    assert scores["accuracy@20"] == judge(model, task.held_out(TEST, [20], 16)).accuracy
+    found = task.scores(model, CONTEXT, [24, 20])
+    assert list(found)[:3] == ["accuracy@24", "scaled_accuracy@24", "loss@24"]
+    assert found["accuracy@20"] == judge(model, task.held_out(TEST, [20], 16)).accuracy
     assert len(task.report(model, CONTEXT, [24, 20])) == 2
     assert 0 <= task.score(model, CONTEXT, 16) <= 1
 

@@ -1,7 +1,9 @@
-"""`recurra eval`, `recurra info` and `recurra models`: what a run is worth, what it is, and what there is."""
+"""`recurra eval`, `info`, `models` and `tasks`: what a run is worth, what it is, and what there is."""
 
+import dataclasses
+import importlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -10,7 +12,7 @@ from recurra.blocks.table import BLOCKS
 from recurra.cli.generate import Run, opened
 from recurra.models import SequenceModel, language_model
 from recurra.ops import native
-from recurra.tasks.table import Task, parse
+from recurra.tasks.table import TASKS, Task, parse
 from recurra.tasks.text import Text
 from recurra.train import checkpoint
 from recurra.train.metrics import unit
@@ -83,6 +85,14 @@ def models(
     for name, row in BLOCKS.items():
         model = language_model(name, width=width, depth=depth)
         print(f"{name:10} {_size(model):12,} {_state_size(model):8,}  {row.equation:{wide}}  {row.paper}")
+
+
+def tasks() -> None:
+    """The tasks there are: what `train --task` takes, with the options and the context of each."""
+    for name, kind in TASKS.items():
+        options = ",".join(f"{field.name}={field.default}" for field in dataclasses.fields(cast(Any, kind)))
+        about = (importlib.import_module(kind.__module__).__doc__ or "").splitlines()[0]
+        print(f"{f'{name}:{options}'.rstrip(':'):45} context {kind().context:<5}{about}")
 
 
 def _size(model: torch.nn.Module) -> int:

@@ -1,6 +1,6 @@
 """How many answers of a model are right."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from recurra.models.cross_entropy import IGNORED
 from recurra.tasks.losses import CHUNK, device_of
 
-__all__ = ["CLOSE", "Answers", "asked", "judge"]
+__all__ = ["CLOSE", "Answers", "asked", "judge", "lines", "scores"]
 
 # A number is right where it is off by no more, as in Hochreiter and Schmidhuber, 1997, section 5.4.
 CLOSE = 0.04
@@ -44,6 +44,26 @@ def judge(model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
             right, loss = right + int(hits.sum()), loss + losses.sum().item()
         count += int(asked(targets).sum())
     return Answers(right / count, loss / count, count)
+
+
+def scores(judged: Mapping[str, Answers], chance: float) -> dict[str, float]:
+    """Numbers such as `accuracy@40`, of the answers at each length."""
+    return {f"{k}@{where}": v for where, found in judged.items() for k, v in _values(found, chance).items()}
+
+
+def lines(judged: Mapping[str, Answers], chance: float) -> list[str]:
+    """The same for people, a line a length."""
+    return [
+        f"length {where:>7}  {'  '.join(f'{k} {v:.4f}' for k, v in _values(found, chance).items())}  "
+        f"({found.asked:,} answers)"
+        for where, found in judged.items()
+    ]
+
+
+def _values(found: Answers, chance: float) -> dict[str, float]:
+    """Scaled accuracy: 0 for chance, 1 for solved."""
+    scaled = (found.accuracy - chance) / (1 - chance)
+    return {"accuracy": found.accuracy, "scaled_accuracy": scaled, "loss": found.loss}
 
 
 def _tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from recurra.tasks.answers import Answers, judge
+from recurra.tasks.answers import Answers, judge, lines, scores
 
 __all__ = ["Drawing", "Sampled"]
 
@@ -114,19 +114,11 @@ class Sampled(ABC):
 
     def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
         """Accuracy, scaled accuracy (0: chance, 1: solved) and loss; `accuracy@40` is that of length 40."""
-        return {
-            f"{name}@{where}": value
-            for where, answers in self._judged(model, context, lengths).items()
-            for name, value in self._values(answers).items()
-        }
+        return scores(self._judged(model, context, lengths), self.chance)
 
     def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
         """The same, a line a length."""
-        return [
-            f"length {where:>7}  {'  '.join(f'{k} {v:.4f}' for k, v in self._values(answers).items())}  "
-            f"({answers.asked:,} answers)"
-            for where, answers in self._judged(model, context, lengths).items()
-        ]
+        return lines(self._judged(model, context, lengths), self.chance)
 
     def held_out(self, kind: int, lengths: Sequence[int], count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets, as many of each length, at least `count` in all."""
@@ -140,7 +132,3 @@ class Sampled(ABC):
         if not lengths and len(spread) > 1:
             parts[f"{spread[0]}-{spread[-1]}"] = list(spread)
         return {k: judge(model, self.held_out(TEST, part, SEQUENCES)) for k, part in parts.items()}
-
-    def _values(self, answers: Answers) -> dict[str, float]:
-        scaled = (answers.accuracy - self.chance) / (1 - self.chance)
-        return {"accuracy": answers.accuracy, "scaled_accuracy": scaled, "loss": answers.loss}

@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 from torch import Tensor
 
 from recurra.models.vocabulary import Vocabulary
-from recurra.tasks import text
 from recurra.tasks.adding import Adding
 from recurra.tasks.formal.bucket_sort import BucketSort
 from recurra.tasks.formal.cycle_navigation import CycleNavigation
@@ -19,10 +17,12 @@ from recurra.tasks.formal.majority_count import MajorityCount
 from recurra.tasks.formal.missing_duplicate import MissingDuplicate
 from recurra.tasks.formal.modular_arithmetic import ModularArithmetic
 from recurra.tasks.formal.parity import Parity
+from recurra.tasks.images import ImageFiles
 from recurra.tasks.induction import Induction
 from recurra.tasks.listops import ListOps
 from recurra.tasks.mqar import MQAR
 from recurra.tasks.selective_copying import SelectiveCopying
+from recurra.tasks.text import TextFiles
 
 __all__ = ["TASKS", "Feed", "Kind", "Task", "name_of", "parse"]
 
@@ -94,27 +94,14 @@ class Kind(Protocol):
     def read(self, source: str, vocabulary: Vocabulary | None, /) -> Task: ...
 
 
-@dataclass(frozen=True)
-class _Text:
-    context: ClassVar[int] = 256
-    read = staticmethod(text.read)
-
-    def prepare(
-        self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
-    ) -> Task:
-        return text.prepare(source, run / "text", kind, size, vocabulary)
-
-    def load(self, run: Path, /) -> Task:
-        return text.Text.load(run / "text")
-
-
 TASKS: dict[str, type[Kind]] = {
-    "text": _Text,
+    "text": TextFiles,
     "selective_copying": SelectiveCopying,
     "induction": Induction,
     "mqar": MQAR,
     "adding": Adding,
     "listops": ListOps,
+    "images": ImageFiles,
     "parity": Parity,
     "even_pairs": EvenPairs,
     "cycle_navigation": CycleNavigation,

@@ -1,4 +1,4 @@
-"""Text to train on: how it is split, its tokens on disk, and what a model of it is worth."""
+"""Text: the next token of files of text, how they are split, and what a model of them is worth."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from recurra.tasks.losses import bits, text_loss, windows_loss
 from recurra.tasks.sources import PACKED, Source, find, pieces
 from recurra.tasks.windows import Reading, Streams, Windows
 
-__all__ = ["Text", "bytes_per_token", "encode", "prepare", "read"]
+__all__ = ["Text", "TextFiles", "bytes_per_token", "encode", "prepare", "read"]
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -112,6 +112,27 @@ class Text:
     @property
     def _judged(self) -> Tokens:
         return self.valid if self.test is None else self.test
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Text of a file, a folder or Python's own library, its tokens kept with the run."""
+
+    context: ClassVar[int] = 256
+
+    def prepare(
+        self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None
+    ) -> Text:
+        """As `prepare` below."""
+        return prepare(source, run / "text", kind, size, vocabulary)
+
+    def load(self, run: Path) -> Text:
+        """Raises ValueError where it is damaged."""
+        return Text.load(run / "text")
+
+    def read(self, source: str, vocabulary: Vocabulary | None) -> Text:
+        """As `read` below."""
+        return read(source, vocabulary)
 
 
 def prepare(

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Reading", "Streams", "Windows", "gather"]
+__all__ = ["Reading", "Streams", "Windows", "gather", "order"]
 
 Starts = NDArray[np.int64]
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, windows: int) -> Starts:
+def order(seed: int, epoch: int, windows: int) -> Starts:
+    """In which order an epoch reads them."""
     return np.random.default_rng((seed, epoch)).permutation(windows)
 
 
@@ -56,7 +57,7 @@ class Windows:
     def _start(self, item: int) -> int:
         epoch, place = divmod(item, self.an_epoch)
         offset = _offset(self.seed, epoch, self.tokens - 1 - self.an_epoch * self.context)
-        return offset + self.context * int(_order(self.seed, epoch, self.an_epoch)[place])
+        return offset + self.context * int(order(self.seed, epoch, self.an_epoch)[place])
 
 
 @dataclass(frozen=True)
