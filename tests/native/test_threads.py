@@ -76,6 +76,13 @@ def test_products(shape: tuple[int, int, int]) -> None:
     same_bits(lambda: (native.product(x, weight.t().contiguous().t(), None),))
 
 
+def test_a_selective_step() -> None:
+    x, mixed, z, h = (torch.randn(3, *size) for size in ((1500,), (35,), (1500,), (16, 1500)))
+    parameters = torch.randn(3, 1500), -torch.rand(16, 1500), *torch.randn(2, 1500)
+    assert h.numel() // 4 >= native.PARALLEL
+    same_bits(lambda: native.selective_step((x, mixed, z), parameters, h))
+
+
 def test_a_step_of_attention() -> None:
     entries = [torch.randn(2, 3, count, 34) for count in (2000, 2000, 5, 5)]
     qkv, state = torch.randn(2, 3, 3, 34), KVState(*entries, torch.tensor([2005, 900]))

@@ -115,8 +115,8 @@ class S4Block(nn.Module):
         """What follows the state space, each position by itself."""
         p = self.config.dropout if self.training else 0.0
         value, gate = self.out(activate("gelu", y)).chunk(2, -1)
-        if self.mlp is None or self.mlp_norm is None:
-            return (
-                x + dropout(activate("sigmoid", gate, value), p) if p else activate("sigmoid", gate, value, x)
-            )
-        return add_mlp(self.mlp, self.mlp_norm, activate("sigmoid", gate, value), x, p)
+        if self.mlp is not None and self.mlp_norm is not None:
+            return add_mlp(self.mlp, self.mlp_norm, activate("sigmoid", gate, value), x, p)
+        if p:
+            return x + dropout(activate("sigmoid", gate, value), p)
+        return activate("sigmoid", gate, value, x)
