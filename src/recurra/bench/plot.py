@@ -57,7 +57,7 @@ def _lines(axes: Any, rows: Sequence[Row], column: str, label: str) -> None:
     axes.legend(fontsize=7)
 
 
-def _figure(panels: int, title: str) -> tuple[Any, list[Any]]:
+def canvas(panels: int, title: str) -> tuple[Any, list[Any]]:
     columns = min(panels, 3)
     lines = -(-panels // columns)
     size = (6.5 * columns, 4.5 * lines)
@@ -68,7 +68,7 @@ def _figure(panels: int, title: str) -> tuple[Any, list[Any]]:
 
 def draw_shapes(path: Path, shapes: Sequence[Sequence[Row]], title: str) -> None:
     """One panel of bars a shape."""
-    figure, panels = _figure(len(shapes), title)
+    figure, panels = canvas(len(shapes), title)
     for axes, rows in zip(panels, shapes, strict=True):
         _bars(axes, rows)
     figure.savefig(path, dpi=110)
@@ -77,7 +77,7 @@ def draw_shapes(path: Path, shapes: Sequence[Sequence[Row]], title: str) -> None
 def draw_long(path: Path, shapes: Sequence[Sequence[Row]], title: str) -> None:
     """Time and peak memory against T."""
     rows = [row for group in shapes for row in group]
-    figure, panels = _figure(2, title)
+    figure, panels = canvas(2, title)
     _lines(panels[0], rows, "median_ms", "ms, fp32, forward + backward (median)")
     _lines(panels[1], rows, "peak_mib", "MiB, peak of one pass less the baseline")
     figure.savefig(path, dpi=110)
@@ -86,7 +86,7 @@ def draw_long(path: Path, shapes: Sequence[Sequence[Row]], title: str) -> None:
 def draw_train(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
     """Each model's step, in both precisions, with its products; tokens per second against the context."""
     steps, contexts = groups
-    figure, (bars, lines) = _figure(2, title)
+    figure, (bars, lines) = canvas(2, title)
     whole = [row for row in steps if row["part"] == "step"][::-1]
     bars.barh([_name(row) for row in whole], [row["median_ms"] for row in whole], color="lightgray")
     for part in dict.fromkeys(row["part"] for row in steps if row["part"] != "step"):
@@ -104,7 +104,7 @@ def draw_train(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
 
 def draw_generate(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
     """Time a token and memory of the process against the length of the text."""
-    figure, (times, memory) = _figure(2, title)
+    figure, (times, memory) = canvas(2, title)
     rows = [{**row, "label": f"{row['parameters']:,} parameters"} for group in groups for row in group]
     _against(times, [row for row in rows if row.get("at_token")], "at_token", "median_us", "label")
     for row in (row for row in rows if row.get("read_us")):
@@ -119,7 +119,7 @@ def draw_generate(path: Path, groups: Sequence[Sequence[Row]], title: str) -> No
 
 def draw_models(path: Path, groups: Sequence[Sequence[Row]], title: str) -> None:
     """Time a token and peak memory of each block against T, at equal parameters."""
-    figure, panels = _figure(2, f"{title}; batch 1, equal parameters, forward + backward")
+    figure, panels = canvas(2, f"{title}; batch 1, equal parameters, forward + backward")
     columns = {"us_per_token": "µs a token (median)", "peak_mib": "MiB, peak of one pass less the baseline"}
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         _against(axes, [row for row in groups[-1] if row.get(column)], "time", column, "model")

@@ -58,7 +58,5 @@ def run() -> int:
         print(f"recurra: {e}", file=sys.stderr)
         return 1
     if code == 130:  # Ctrl-C
-        print(
-            "\nrecurra: stopped; a training run goes on with --resume auto, a demo by itself", file=sys.stderr
-        )
+        print("\nrecurra: stopped; train goes on with --resume auto, all else by itself", file=sys.stderr)
     return int(code)

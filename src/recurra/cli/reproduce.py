@@ -9,6 +9,7 @@ import typer
 from recurra.bench.report import Row, markdown
 from recurra.papers.experiment import SCALES, Experiment, Run, grid
 from recurra.papers.matching import frozen, parameters
+from recurra.papers.report import write
 from recurra.papers.results import find
 from recurra.papers.runner import Places, Runner
 from recurra.papers.table import EXPERIMENTS
@@ -108,3 +109,10 @@ def run_(
     print(f"{len(runs)} runs, {runner.skipped} of them done before")
     if failed := runner():
         raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, see above; logs are in {out}")
+
+
+@app.command()
+def report(results: Results = Path("results/reproduce")) -> None:
+    """Write report.md with its pictures, and report.html, one file: ours beside what was published."""
+    for path in write(list(EXPERIMENTS.values()), results):
+        print(path)

@@ -57,7 +57,7 @@ class Experiment:
 
     reference: the row that sets the parameters of a column; the widths of all others follow from it. None:
     the widths are as written, and `note` says what that compares. measure: which of the task's scores is
-    printed, in `unit` once multiplied by `factor`.
+    printed, in `unit` once multiplied by `factor`. figures: of `papers.figures`.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Experiment:
     lower: bool = False
     reference: str | None = None
     published: tuple[Published, ...] = ()
+    figures: tuple[str, ...] = ("curve",)
     note: str = ""
 
 

@@ -2,15 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recurra.bench.report import write_text
 from recurra.papers.experiment import Run
 
-__all__ = ["Result", "find", "path_of", "write"]
+__all__ = ["Found", "Result", "find", "path_of", "write"]
 
 # As `work.result` makes it.
 Result = dict[str, Any]
+
+
+class Found(NamedTuple):
+    """A finished run and its result."""
+
+    run: Run
+    result: Result
 
 
 def path_of(run: Run, results: Path) -> Path:

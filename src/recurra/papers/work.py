@@ -53,6 +53,7 @@ def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
         "tokens": end.step * each,
         "seconds": round(end.seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "state": _state(model, data, config.context),
         "curve": _curve(rows(folder / METRICS), f"valid_{data.metric}", each),
     }
 
@@ -71,6 +72,17 @@ def command(options: dict[str, Any]) -> str:
         elif getattr(TrainConfig, name, None) != value:
             words += [f"--{name}", str(value)]
     return shlex.join(words)
+
+
+@torch.no_grad()
+def _state(model: Any, data: Task, context: int) -> int:
+    """Numbers that the model remembers of a sequence of `context` steps."""
+    steps = torch.zeros(1, context, data.channels) if data.channels else torch.zeros(1, context).long()
+    return _numbers(model(steps.to(next(model.parameters()).device))[1])
+
+
+def _numbers(state: Any) -> int:
+    return state.numel() if isinstance(state, torch.Tensor) else sum(map(_numbers, state))
 
 
 def _curve(metrics: list[dict[str, str]], score: str, each: int) -> dict[str, list[float]]:

@@ -1,0 +1,139 @@
+"""Pictures of finished runs: learning curves, accuracy against length, quality against size and time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from recurra.bench.plot import canvas
+from recurra.papers.experiment import SCALES, Experiment
+from recurra.papers.results import Found
+
+__all__ = ["FIGURES", "draw"]
+
+Points = list[tuple[float, float]]
+
+
+def draw(e: Experiment, found: Sequence[Found], folder: Path) -> Iterator[tuple[Path, str]]:
+    """The experiment's pictures of each scale that was run: where they are, and what they show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for scale in SCALES:
+        runs = [f for f in found if f.run.scale == scale]
+        for name in e.figures if runs else ():
+            path = folder / f"{e.name}-{scale}-{name}.png"
+            FIGURES[name](e, runs, f"{e.title}, {scale} scale").savefig(path, dpi=100)
+            yield path, f"{e.title}, {scale} scale: {name}"
+
+
+def curve(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """Held-out score against steps, a panel a setting."""
+    return _panels(e, found, title, ("step",))
+
+
+def spent(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """Held-out score against what was read and against the clock, panels for each setting."""
+    return _panels(e, found, title, ("tokens", "seconds"))
+
+
+def length(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """Scaled accuracy against the length of the word, a panel a language."""
+    picture, panels = canvas(len(e.columns), title)
+    for axes, column in zip(panels, e.columns, strict=True):
+        for row, results in _rows(e, found, column):
+            _line(axes, row, [_lengths(result["scores"]) for result in results])
+        _name(axes, column, "length", "scaled accuracy")
+        axes.axvline(40, linestyle=":", color="gray")
+    return picture
+
+
+def parameters(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """Final score against parameters and against the minutes that training took."""
+    picture, panels = canvas(2, title)
+    ends: tuple[tuple[str, Callable[[dict[str, Any]], float]], ...] = (
+        ("parameters", lambda result: float(result["parameters"])),
+        ("minutes of training", lambda result: result["seconds"] / 60),
+    )
+    for axes, (label, x) in zip(panels, ends, strict=True):
+        _ends(axes, e, found, x)
+        _name(axes, "", label, e.unit)
+        axes.set_xscale("log")
+    return picture
+
+
+def state(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """Final score against the numbers that a model remembers at the end of a sequence."""
+    picture, (axes,) = canvas(1, title)
+    _ends(axes, e, found, lambda result: float(result["state"]), style="o")
+    _name(axes, "", "numbers in the state", e.unit)
+    axes.set_xscale("log")
+    return picture
+
+
+FIGURES: dict[str, Callable[[Experiment, Sequence[Found], str], Any]] = {
+    "curve": curve,
+    "spent": spent,
+    "length": length,
+    "parameters": parameters,
+    "state": state,
+}
+
+
+def _panels(e: Experiment, found: Sequence[Found], title: str, against: tuple[str, ...]) -> Any:
+    picture, panels = canvas(len(e.columns) * len(against), title)
+    places = [(column, x) for column in e.columns for x in against]
+    for axes, (column, x) in zip(panels, places, strict=True):
+        for row, results in _rows(e, found, column):
+            curves = [result["curve"] for result in results]
+            _line(axes, row, [[*zip(c[x], (e.factor * v for v in c["score"]), strict=True)] for c in curves])
+        _name(axes, column, x, e.unit)
+    return picture
+
+
+def _ends(
+    axes: Any,
+    e: Experiment,
+    found: Sequence[Found],
+    x: Callable[[dict[str, Any]], float],
+    style: str = "o-",
+) -> None:
+    """A point for each setting of each model: means over seeds."""
+    for row in e.rows:
+        cells = [[f for f in found if (f.run.row, f.run.column) == (row, column)] for column in e.columns]
+        points = [
+            (mean(x(f.result) for f in cell), mean(f.run.value(f.result["scores"]) for f in cell))
+            for cell in cells
+            if cell
+        ]
+        if points:
+            axes.plot(*zip(*sorted(points), strict=True), style, markersize=4, label=row)
+
+
+def _rows(e: Experiment, found: Sequence[Found], column: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for row in e.rows:
+        results = [f.result for f in found if (f.run.row, f.run.column) == (row, column)]
+        if results:
+            yield row, results
+
+
+def _lengths(scores: dict[str, float]) -> Points:
+    """Of scores at single lengths."""
+    at = [(name.removeprefix("scaled_accuracy@"), value) for name, value in scores.items()]
+    return [(float(where), value) for where, value in at if where.isdigit()]
+
+
+def _line(axes: Any, name: str, seeds: Sequence[Points]) -> None:
+    """The mean of the seeds; each alone is thin."""
+    lines = [list(zip(*points, strict=True)) for points in seeds if points]
+    if not lines:
+        return
+    drawn = axes.plot(lines[0][0], [mean(v) for v in zip(*(y for _, y in lines), strict=False)], label=name)
+    for x, y in lines if len(lines) > 1 else ():
+        axes.plot(x, y, color=drawn[0].get_color(), linewidth=0.5, alpha=0.6)
+
+
+def _name(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)

@@ -1,0 +1,175 @@
+"""The report: experiments in the layout of their papers, ours beside what was published, and the cost."""
+
+import base64
+import html
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from recurra.bench.report import Row, cell, markdown, write_text
+from recurra.papers.experiment import SCALES, Experiment, grid
+from recurra.papers.figures import draw
+from recurra.papers.results import Found, find
+from recurra.train.progress import clock
+
+__all__ = ["collect", "write"]
+
+NOT_RUN = "runnable, not run"
+COST = ("model", "setting", "scale", "seeds", "parameters", "steps", "tokens", "best step", "time a run")
+
+
+class Heading(NamedTuple):
+    text: str
+    level: int
+
+
+class Table(NamedTuple):
+    columns: Sequence[str]
+    rows: list[Row]
+
+
+class Picture(NamedTuple):
+    path: Path
+    caption: str
+
+
+Part = Heading | Table | Picture | str
+
+
+def collect(experiment: Experiment, results: Path) -> list[Found]:
+    """All finished runs of an experiment at the options that it has now, both scales."""
+    runs = [run for scale in SCALES for run in grid(experiment, scale)]
+    return [Found(run, result) for run in runs if (result := find(run, results))]
+
+
+def write(experiments: Sequence[Experiment], results: Path) -> list[Path]:
+    """report.md with its pictures beside it, and report.html, which is one file."""
+    parts: list[Part] = [Heading("Experiments", 1), INTRODUCTION]
+    for e in experiments:
+        parts += _section(e, collect(e, results), results)
+    write_text(results / "report.md", "\n".join(_as_markdown(part, results) for part in parts))
+    write_text(results / "report.html", PAGE.format("\n".join(map(_as_html, parts))))
+    return [results / "report.md", results / "report.html"]
+
+
+INTRODUCTION = (
+    "Models of one experiment have equal depth and, unless it says otherwise, equal parameters; they read "
+    "the same data in the same order. Values are means over seeds ± standard deviation. Small and full scale "
+    "are different experiments and never share a column. What is called unverified was recalled, not read."
+)
+
+
+def _section(e: Experiment, found: list[Found], results: Path) -> Iterator[Part]:
+    yield Heading(e.title, 2)
+    yield f"{e.paper}. {e.note} In {e.unit}, {'lower' if e.lower else 'higher'} is better. `{e.name}`"
+    yield _scores(e, found)
+    if not any(run.scale == "full" for run, _ in found):
+        yield f"Full scale: {NOT_RUN} (`recurra reproduce run {e.name} --scale full`)."
+    if found:
+        yield Table(COST, list(_cost(e, found)))
+        yield _made(found)
+    for path, caption in draw(e, found, results / "figures"):
+        yield Picture(path, caption)
+
+
+def _scores(e: Experiment, found: list[Found]) -> Table:
+    """Models by settings: ours at each scale that was run, and what was published."""
+    names = list(dict.fromkeys([*e.rows, *(p.row for p in e.published)]))
+    rows: dict[str, Row] = {name: {"model": name} for name in names}
+    columns = ["model"]
+    for column in e.columns:
+        for scale in SCALES:
+            if scale == "small" or any(run.scale == scale for run, _ in found):
+                columns.append(f"{column}, {scale}")
+                for row in e.rows:
+                    rows[row][columns[-1]] = _value(e, _of(found, scale, row, column), scale)
+        published = [p for p in e.published if p.column == column]
+        if published:
+            columns.append(f"{column}, published")
+            for p in published:
+                rows[p.row][columns[-1]] = p.says
+    return Table(columns, list(rows.values()))
+
+
+def _of(found: list[Found], scale: str, row: str, column: str) -> list[Found]:
+    return [f for f in found if (f.run.scale, f.run.row, f.run.column) == (scale, row, column)]
+
+
+def _value(e: Experiment, found: list[Found], scale: str) -> str:
+    """Mean and spread over seeds, and how many there are where some are missing."""
+    if not found:
+        return NOT_RUN
+    values = [run.value(result["scores"]) for run, result in found]
+    around = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+    planned = e.scales[scale].seeds
+    return f"{mean(values):.4g}{around}" + (
+        "" if len(values) == planned else f" ({len(values)} of {planned})"
+    )
+
+
+def _cost(e: Experiment, found: list[Found]) -> Iterator[Row]:
+    for scale in SCALES:
+        for row in e.rows:
+            for column in e.columns:
+                if cells := _of(found, scale, row, column):
+                    results = [result for _, result in cells]
+                    first = results[0]
+                    values = (
+                        *(row, column, scale, len(cells), f"{first['parameters']:,}", f"{first['steps']:,}"),
+                        f"{first['tokens']:,}",
+                        ", ".join(str(result["best"]["step"]) for result in results),
+                        clock(mean(result["seconds"] for result in results)),
+                    )
+                    yield dict(zip(COST, values, strict=True))
+
+
+def _made(found: list[Found]) -> str:
+    """On what it was made, and how one of its runs is made alone."""
+    machine = found[0].result["machine"]
+    days = sorted(result["machine"]["date"][:10] for _, result in found)
+    return (
+        f"{machine['cpu']}, {machine['threads']} thread(s) a run, torch {machine['torch']}, recurra "
+        f"{machine['recurra']}, kernels {machine['native']}, {days[0]} to {days[-1]}. The first run alone: "
+        f"`{machine['command']}`"
+    )
+
+
+def _as_markdown(part: Part, folder: Path) -> str:
+    if isinstance(part, Heading):
+        return f"{'#' * part.level} {part.text}\n"
+    if isinstance(part, Table):
+        return markdown(part.columns, part.rows)
+    if isinstance(part, Picture):
+        return f"![{part.caption}]({part.path.relative_to(folder)})\n"
+    return f"{part}\n"
+
+
+def _as_html(part: Part) -> str:
+    if isinstance(part, Heading):
+        return f"<h{part.level}>{html.escape(part.text)}</h{part.level}>"
+    if isinstance(part, Table):
+        lines = [part.columns, *([cell(row.get(c)) for c in part.columns] for row in part.rows)]
+        return f"<table>{''.join(_line(line) for line in lines)}</table>"
+    if isinstance(part, Picture):
+        data = base64.b64encode(part.path.read_bytes()).decode()
+        return f'<img alt="{html.escape(part.caption)}" src="data:image/png;base64,{data}">'
+    return f"<p>{html.escape(part)}</p>"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in cells)}</tr>"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>recurra: experiments</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; max-width: 76em; margin: 2em auto; padding: 0 1em }}
+table {{ border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }}
+td {{ border: 1px solid #ccc; padding: .2em .6em }}
+tr:first-child {{ font-weight: bold; background: #f3f3f3 }}
+img {{ max-width: 100% }}
+</style>
+{}
+</html>
+"""

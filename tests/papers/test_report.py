@@ -1,0 +1,104 @@
+"""The report of made-up results: ours beside what was published, scales apart, pictures in one page."""
+
+import pytest
+
+from recurra.papers import report
+from recurra.papers.experiment import Experiment, Published, Scale, grid
+from recurra.papers.figures import FIGURES
+from recurra.papers.results import path_of, write
+
+pytest.importorskip("matplotlib")
+
+
+def experiment():
+    return Experiment(
+        name="tiny",
+        title="A tiny <grid>",
+        paper="none",
+        rows={"minGRU": {"model": "mingru", "width": 8}, "LSTM": {"model": "lstm", "width": 8}},
+        columns={"one": {"task": "parity"}, "two": {"task": "even_pairs"}},
+        scales={s: Scale({"depth": 1, "steps": n}, 2, {}) for s, n in (("small", 5), ("full", 9))},
+        measure="scaled_accuracy@40",
+        unit="scaled accuracy",
+        factor=100,
+        published=(
+            Published("minGRU", "one", 3.5, "REC", 0.5),
+            Published("S6", "two", 7.0, "R:x"),
+        ),
+        figures=tuple(FIGURES),
+    )
+
+
+def made(run, score):
+    return {
+        "scores": {f"scaled_accuracy@{n}": score for n in (20, 40)},
+        "best": {"step": 3, "accuracy": score},
+        "steps": run.config.steps,
+        "tokens": 100,
+        "seconds": 90.0,
+        "parameters": 1234,
+        "state": 16,
+        "curve": {"step": [3, 5], "tokens": [60, 100], "seconds": [50.0, 90.0], "score": [0.1, score]},
+        "machine": {
+            "cpu": "a CPU",
+            "threads": 1,
+            "torch": "2",
+            "recurra": "0",
+            "native": "none",
+            "date": "2026-01-01T00:00:00",
+            "command": "recurra train --task parity",
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a report where the full scale has one run, and LSTM none."""
+    e, folder = experiment(), tmp_path_factory.mktemp("results")
+    for run in grid(e, "small", ("minGRU",)):
+        write(path_of(run, folder), made(run, 0.5 + 0.1 * run.seed))
+    full = grid(e, "full", ("LSTM",), seeds=1)[0]
+    write(path_of(full, folder), made(full, 0.9))
+    report.write([e], folder)
+    return folder
+
+
+def test_ours_stand_beside_the_published(written):
+    text = (written / "report.md").read_text()
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"
+    ]
+    header = [
+        "model",
+        "one, small",
+        "one, full",
+        "one, published",
+        "two, small",
+        "two, full",
+        "two, published",
+    ]
+    table = {line[0]: dict(zip(header, line, strict=True)) for line in lines[:5]}
+    assert lines[0] == header
+    assert table["minGRU"]["one, small"] == "55 ± 7.1"
+    assert table["minGRU"]["one, published"] == "3.5 ± 0.5 (reported, unverified)"
+    assert table["minGRU"]["one, full"] == table["LSTM"]["one, small"] == report.NOT_RUN
+    assert table["LSTM"]["one, full"] == "90 (1 of 2)"
+    assert table["S6"]["two, published"] == "7 (reported)"
+    assert table["S6"]["one, small"] == ""
+    assert "recurra train --task parity" in text
+
+
+def test_pictures_are_beside_the_text_and_in_the_page(written):
+    names = {path.name for path in (written / "figures").iterdir()}
+    assert names == {f"tiny-{scale}-{name}.png" for scale in ("small", "full") for name in FIGURES}
+    page = (written / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(names)
+    assert "A tiny &lt;grid&gt;" in page
+    assert 'src="figures' not in page
+
+
+def test_nothing_run_is_said(tmp_path):
+    report.write([experiment()], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text.count(report.NOT_RUN) == 4 + 1
+    assert "![" not in text

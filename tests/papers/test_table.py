@@ -1,0 +1,74 @@
+"""The experiments as laws over their table: every run can be made, is matched, costed, and has its tags."""
+
+import pytest
+
+from recurra.papers.experiment import SCALES, TRUST, grid
+from recurra.papers.figures import FIGURES
+from recurra.papers.matching import TOLERANCE, frozen, matched, parameters
+from recurra.papers.table import EXPERIMENTS
+
+every = pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=list(EXPERIMENTS))
+
+
+def size(run):
+    return parameters(frozen({key: value for key, value in run.options.items() if key != "seed"}))
+
+
+@every
+def test_every_run_can_be_made_and_matches_its_reference(e):
+    for scale in SCALES:
+        runs = {(run.row, run.column): run for run in grid(e, scale, seeds=1)}
+        for run in runs.values():
+            assert run.config.precision in {"32-true", "bf16-mixed"}
+            if e.reference:
+                want = size(runs[e.reference, run.column])
+                assert abs(size(run) / want - 1) <= TOLERANCE
+        for column in e.columns:
+            assert len({runs[row, column].config.depth for row in e.rows}) == 1
+
+
+@every
+def test_seeds_change_nothing_but_the_seed(e):
+    first, *_, last = grid(e, "small", seeds=2)
+    assert (first.seed, last.seed) == (0, 1)
+    names = [run.name for scale in SCALES for run in grid(e, scale)]
+    assert len(set(names)) == len(names)
+    again = next(run for run in grid(e, "small", seeds=2) if run[:4] == first[:4] and run.seed == 1)
+    assert {**again.options, "seed": 0} == first.options
+
+
+@every
+def test_costs_are_stated(e):
+    for scale in SCALES:
+        assert e.scales[scale].minutes.keys() == e.rows.keys()
+        assert all(run.minutes > 0 for run in grid(e, scale))
+
+
+@every
+def test_published_numbers_have_a_place_and_a_tag(e):
+    for number in e.published:
+        assert number.column in e.columns
+        assert number.tag.partition(":")[0] in TRUST
+        assert ("unverified" in number.says) == number.tag.startswith("REC")
+    assert len({(p.row, p.column) for p in e.published}) == len(e.published)
+
+
+@every
+def test_figures_are_known(e):
+    assert set(e.figures) <= FIGURES.keys()
+
+
+def test_the_small_scale_fits_the_budget():
+    minutes = sum(run.minutes for e in EXPERIMENTS.values() for run in grid(e, "small"))
+    assert minutes <= 8 * 60
+
+
+def test_unknown_rows_are_named():
+    with pytest.raises(ValueError, match=r"copying has the models minGRU, minLSTM, got 'S6'"):
+        grid(EXPERIMENTS["copying"], "small", ("S6",))
+
+
+def test_what_can_not_be_matched_is_named():
+    small = frozen({"task": "parity", "model": "mingru", "width": 2, "depth": 1})
+    with pytest.raises(ValueError, match="no width of gru has"):
+        matched(frozen({"task": "parity", "model": "gru", "depth": 3}), small)
