@@ -89,3 +89,14 @@ def test_it_begins_as_published() -> None:
 def test_wrong_configs(field: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=field):
         MambaConfig(**{"width": WIDTH, **wrong})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_rates_of_another_dtype(dtype: torch.dtype) -> None:
+    """Some keep them in fp32 whatever the rest is in."""
+    block = MambaBlock(MambaConfig(WIDTH, state=STATES)).to(dtype)
+    block.A_log.data = block.A_log.to(torch.float64 if dtype == torch.float32 else torch.float32)
+    x = torch.randn(2, 5, WIDTH, dtype=dtype)
+    want, (_, now) = block(x), block(x[:, :4])
+    close(block.step(x[:, 4], now)[0], want[0][:, 4])

@@ -207,6 +207,20 @@ def test_a_step_sees_new_parameters(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [S4DLayer, S4Layer])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_a_step_of_any_dtype(kind: Any, dtype: torch.dtype) -> None:
+    """The parameters may be narrower or wider than what comes in."""
+    layer = kind(WIDTH, STATES).to(dtype)
+    for given in (torch.float32, torch.float64, torch.bfloat16):
+        x = torch.randn(2, WIDTH, dtype=given)
+        y, _ = layer.step(x)
+        assert y.dtype == given
+        want = layer(x[:, None])[0][:, 0]
+        close(*(out.float() if given == torch.float64 else out for out in (y, want)))
+
+
+@pytest.mark.parametrize("kind", [S4DLayer, S4Layer])
 def test_autocast_leaves_it_alone(kind: Any) -> None:
     layer, x = kind(WIDTH, STATES), torch.randn(2, TIME, WIDTH)
     want, end = layer(x)

@@ -32,6 +32,8 @@ def diagonal_step(
 
 def layer_step(u: Tensor, state: LinearState, parameters: Tensor, skip: Tensor) -> tuple[Tensor, LinearState]:
     """`diagonal_step` by planes [N, 3, 2, D] of a, b, c; where nothing watches, one call of the kernels."""
+    # The kernel looks at addresses alone: narrower parameters would be read beyond their end.
+    parameters, skip = parameters.to(state.h.dtype), skip.to(state.h.dtype)
     if native.takes(u) and unobserved(u, state.h, parameters):
         # Views: whoever records the call holds on to the memory of these.
         given = parameters.detach(), skip.detach()

@@ -219,16 +219,17 @@ def dplr(
 ) -> tuple[Tensor, LinearState]:
     """y_t = 2 Re(sum_n c h_t) + skip u_t, h by the bilinear rule from h' = (diag(poles) - p p*) h + b u.
 
-    u [B, T, D] real, skip [D] in at least fp32; state.h [B, D, N] complex, zeros where None; reset,
-    lengths as in `ops.masks`. Rows with a reset inside go step by step. Raises ValueError that names
-    the argument.
+    u [B, T, D] and skip [D] real; state.h [B, D, N] complex, zeros where None; reset, lengths as in
+    `ops.masks`. Rows with a reset inside go step by step. Raises ValueError that names the argument.
     """
     if u.ndim != 3 or u.shape[2] != len(skip) or not u.is_floating_point():
         raise ValueError(
             f"u must be floating point [batch, time, {len(skip)}], got {u.dtype} {list(u.shape)}"
         )
     reset, lengths = check(u.shape[0], u.shape[1], u.device, reset, lengths)
-    kept = torch.promote_types(state_dtype(u.dtype), torch.complex64)
+    real = state_dtype(u.dtype)
+    kept = real.to_complex()
+    s, skip = Continuous(*(v.to(kept if v.is_complex() else real) for v in s)), skip.to(real)
     h_0 = start(state, u[:, :1, :, None].to(kept).expand(-1, -1, *s.poles.shape))
     with uncast(u.device):
         if reset is not None or not u.shape[1]:

@@ -76,10 +76,10 @@ def layer_step(
 ) -> tuple[Tensor, SelectiveState]:
     """`selective_step` of mixed [batch, R + 2 N], which is r | B | C; where nothing watches, one call of the
     kernels. Raises ValueError for a state of another shape."""
-    W, A, D, bias = parameters
-    h = _start(state, x[:, None], len(A))
+    h = _start(state, x[:, None], len(parameters.A))
+    W, A, D, bias = parameters.W, *(p.to(h.dtype) for p in parameters[1:])
     if unobserved(x, mixed, z, h, *parameters) and native.takes(x, mixed, z, W):
-        y, h = native.selective_step((x, mixed, z), parameters, h)
+        y, h = native.selective_step((x, mixed, z), (W, A, D, bias), h)
         return y, SelectiveState(h)
     r, B, C = mixed.split([len(W), len(A), len(A)], -1)
     return selective_step(x, project(r, W.t()), A.t(), B, C, D, bias, z, SelectiveState(h))
