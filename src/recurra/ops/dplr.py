@@ -228,7 +228,7 @@ def dplr(
         )
     reset, lengths = check(u.shape[0], u.shape[1], u.device, reset, lengths)
     real = state_dtype(u.dtype)
-    kept = real.to_complex()
+    kept = torch.promote_types(real, torch.complex64)
     s, skip = Continuous(*(v.to(kept if v.is_complex() else real) for v in s)), skip.to(real)
     h_0 = start(state, u[:, :1, :, None].to(kept).expand(-1, -1, *s.poles.shape))
     with uncast(u.device):
