@@ -8,7 +8,9 @@ import pytest
 
 from recurra.models import language_model
 from recurra.models.cross_entropy import IGNORED
+from recurra.tasks.answers import judge
 from recurra.tasks.formal.common import Formal
+from recurra.tasks.sampled import TEST
 from recurra.tasks.table import TASKS, parse
 
 LANGUAGES = [name for name, kind in TASKS.items() if issubclass(kind, Formal)]
@@ -93,6 +95,15 @@ def test_lengths(name):
     assert {40, 256, 512} <= set(task.lengths(8))
     with pytest.raises(ValueError, match="context must be at least 5"):
         task.feed(2, 4, 0, carry=False)
+
+
+def test_all_lengths_of_a_score_count_alike(monkeypatch):
+    """However many answers they ask for: of bucket sort a long word asks for more."""
+    monkeypatch.setattr("recurra.tasks.sampled.SEQUENCES", 16)
+    task, model = parse("bucket_sort"), language_model("mingru", 11, 4, 1).eval()
+    first, last = (judge(model, task.held_out(TEST, [n], 8)).accuracy for n in (40, 256))
+    assert first != last
+    assert task.scores(model, 40)["accuracy@40-256"] == pytest.approx((first + last) / 2)
 
 
 def test_scores_have_a_mean_over_the_lengths(monkeypatch):

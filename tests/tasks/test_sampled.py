@@ -179,6 +179,8 @@ def test_a_model_that_copies_is_right():
 def test_selective_copying_needs_room():
     with pytest.raises(ValueError, match="context must be at least 16"):
         SelectiveCopying().feed(3, 15, 0, carry=False)
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        SelectiveCopying(count=0)
 
 
 def test_places_and_data_are_drawn_alike():

@@ -1,6 +1,7 @@
 """How many answers of a model are right."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from recurra.models.cross_entropy import IGNORED
 from recurra.tasks.losses import CHUNK, device_of
 
-__all__ = ["CLOSE", "Answers", "asked", "judge", "lines", "scores"]
+__all__ = ["CLOSE", "Answers", "asked", "judge", "lines", "mean", "scores"]
 
 # A number is right where it is off by no more, as in Hochreiter and Schmidhuber, 1997, section 5.4.
 CLOSE = 0.04
@@ -44,6 +45,12 @@ def judge(model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
             right, loss = right + int(hits.sum()), loss + losses.sum().item()
         count += int(asked(targets).sum())
     return Answers(right / count, loss / count, count)
+
+
+def mean(parts: Sequence[Answers]) -> Answers:
+    """Of lengths that count alike, however many answers each asks for."""
+    accuracies, losses, counts = zip(*parts, strict=True)
+    return Answers(fmean(accuracies), fmean(losses), sum(counts))
 
 
 def scores(judged: Mapping[str, Answers], chance: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from recurra.tasks.answers import Answers, judge, lines, scores
+from recurra.tasks.answers import Answers, judge, lines, mean, scores
 
 __all__ = ["Drawing", "Sampled"]
 
@@ -106,7 +106,7 @@ class Sampled(ABC):
 
     def score(self, model: Any, context: int, count: int) -> float:
         """Share of right answers in about `count` sequences; none of them is in `scores`."""
-        return judge(model, self.held_out(VALIDATION, self.spread(context, count), count)).accuracy
+        return self._judge(model, VALIDATION, self.spread(context, count), count).accuracy
 
     def better(self, score: float, than: float) -> bool:
         """Whether it is higher."""
@@ -131,4 +131,7 @@ class Sampled(ABC):
         spread = self.spread(context, SEQUENCES)
         if not lengths and len(spread) > 1:
             parts[f"{spread[0]}-{spread[-1]}"] = list(spread)
-        return {k: judge(model, self.held_out(TEST, part, SEQUENCES)) for k, part in parts.items()}
+        return {name: self._judge(model, TEST, part, SEQUENCES) for name, part in parts.items()}
+
+    def _judge(self, model: Any, kind: int, lengths: Sequence[int], count: int) -> Answers:
+        return mean([judge(model, [batch]) for batch in self.held_out(kind, lengths, count)])

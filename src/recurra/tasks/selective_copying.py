@@ -28,13 +28,17 @@ ASK, NOISE = 0, 15
 
 @dataclass(frozen=True)
 class SelectiveCopying(Sampled):
-    """Raises ValueError where there are fewer places than tokens to copy."""
+    """Raises ValueError where there is nothing to copy, or no place for it."""
 
     count: int = 16
 
     name: ClassVar[str] = "selective_copying"
     size: ClassVar[int] = NOISE + 1
     chance: ClassVar[float] = 1 / (NOISE - 1)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
 
     def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
         """Tokens and targets, both [rows, length + count]."""
