@@ -50,6 +50,8 @@ def test_results_are_left_and_not_made_again(places):
     assert made["steps"] == 6
     assert made["tokens"] == 6 * 2 * 8
     assert made["curve"]["step"] == [3, 6]
+    assert (made["config"]["width"], made["config"]["lr"]) == (8, 2e-3)
+    assert made["state"] == 4 * 8  # of the layer, and three inputs of the conv
     assert 0 <= runs[0].value(made["scores"]) <= 1
     assert made["machine"]["command"].startswith("recurra train --task selective_copying:count=2 --context 8")
     again = Runner(runs, places, jobs=1, threads=1)

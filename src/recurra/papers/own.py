@@ -36,12 +36,24 @@ scaling = Experiment(
         "small": Scale(
             {**WIKIPEDIA, "steps": 1280},
             1,
-            dict.fromkeys(("minGRU", "minLSTM", "Mamba", "Aaren", "Transformer"), (0.5, 1.3, 2.8, 5.5)),
+            {
+                "minGRU": (0.7, 1.3, 2.4, 4.2),
+                "minLSTM": (0.7, 1.3, 2.5, 4.5),
+                "Mamba": (1.2, 2.4, 4.2, 6.9),
+                "Aaren": (0.7, 1.1, 2.1, 4.1),
+                "Transformer": (1.5, 2.7, 4.2, 7.2),
+            },
         ),
         "full": Scale(
             {**WIKIPEDIA, "context": 1024, "steps": 6400, "dropout": 0.1},
             3,
-            dict.fromkeys(("minGRU", "minLSTM", "Mamba", "Aaren", "Transformer"), (10.0, 26.0, 56.0, 110.0)),
+            {
+                "minGRU": (14, 26, 48, 84),
+                "minLSTM": (14, 26, 50, 90),
+                "Mamba": (24, 48, 84, 140),
+                "Aaren": (14, 22, 42, 82),
+                "Transformer": (40, 70, 110, 180),
+            },
         ),
     },
     measure="bits_per_byte@{context}",

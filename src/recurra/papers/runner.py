@@ -82,7 +82,7 @@ class Runner:
         about = {"experiment": run.experiment.name, "scale": run.scale, "row": run.row, "column": run.column}
         plan = {
             "options": self.plans[run],
-            "about": {**about, "seed": run.seed, "options": run.options},
+            "about": {**about, "seed": run.seed},
             "folder": str(folder),
             "result": str(path_of(run, self.places.results)),
             "threads": self.threads,

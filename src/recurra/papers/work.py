@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
     each = config.batch * config.accumulate * config.context
     return {
         "scores": {name: round(value, 6) for name, value in data.scores(model, config.context).items()},
+        "config": {**asdict(config), "source": config.source and Path(config.source).name},
         "best": {"step": end.best_step, data.metric: end.best_score},
         "steps": end.step,
         "tokens": end.step * each,

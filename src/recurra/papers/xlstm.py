@@ -44,12 +44,12 @@ formal = Experiment(
         "small": Scale(
             {**FORMAL, "batch": 128, "lr": 2e-3, "warmup": 100, "steps": 3000, "every": 250},
             1,
-            {"LSTM": 1.0, "GRU": 1.0, "minGRU": 1.0, "minLSTM": 1.0, "Mamba": 1.0, "Transformer": 1.0},
+            {"LSTM": 1.0, "GRU": 1.1, "minGRU": 0.9, "minLSTM": 1.0, "Mamba": 1.7, "Transformer": 1.2},
         ),
         "full": Scale(
             {**FORMAL, "batch": 256, "lr": 1e-3, "warmup": 2000, "steps": 20_000, "every": 1000},
             3,
-            {"LSTM": 12.0, "GRU": 12.0, "minGRU": 12.0, "minLSTM": 12.0, "Mamba": 12.0, "Transformer": 12.0},
+            {"LSTM": 12.0, "GRU": 13.0, "minGRU": 11.0, "minLSTM": 12.0, "Mamba": 21.0, "Transformer": 15.0},
         ),
     },
     measure="scaled_accuracy@40-256",
