@@ -133,13 +133,13 @@ struct Diagonal {
   const std::uint8_t* reset;
   const i64* lengths;
   View u, y;
-  void* parameters;  // [states, 3, 2, width]: a, b, c
+  void* parameters;  // [states, 3, 2, width]: a, b, c; minus rank one [states, 5, 2, width]: a, b, c, q, m
   void* skip;        // [width]
   void *h_0, *h_n;   // [batch, states, 2, width]
   View dy;           // from here on: backward only
   void* dh_n;
   View du;
-  void *dparameters, *dskip;  // [batch, states, 3, 2, width] and [batch, width]: summed by the caller
+  void *dparameters, *dskip;  // [batch, states, 3 or 5, 2, width] and [batch, width]: summed by the caller
   void *dh_0, *scratch;       // [batch, time / kDiagonalTile rounded up, states, 2, width]
 };
 
@@ -259,6 +259,7 @@ struct Kernels {
   void (*softmax_step)(const SoftmaxStep&);
   void (*token_mix_step)(const TokenMixStep&);
   void (*diagonal)(const Diagonal&, bool forward);
+  void (*dplr)(const Diagonal&, bool forward);
   void (*selective)(const Selective&, bool forward);
   void (*selective_step)(const SelectiveStep&);
   void (*matvec)(const Matvec&);

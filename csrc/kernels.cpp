@@ -4,6 +4,7 @@
 #include "cell.h"
 #include "conv.h"
 #include "diagonal.h"
+#include "dplr.h"
 #include "linear.h"
 #include "matvec.h"
 #include "norm.h"
@@ -16,6 +17,6 @@ namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
 const Kernels kernels = {scan,           conv,     cell,      conv_step,    norm,   activation, softmax,  softmax_step,
-                         token_mix_step, diagonal, selective, selective_step, matvec, product,    attention};
+                         token_mix_step, diagonal, dplr,      selective,    selective_step, matvec, product, attention};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -243,16 +243,18 @@ void run_token_mix_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width,
   y.require_written("token mix y"), after.require_written("token mix state");
 }
 
-void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states) {
+// Of `parts` parameters a state: diagonal, or that minus rank one.
+void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states, i64 parts) {
+  const auto run = parts == 5 ? kernels.dplr : kernels.diagonal;
   const i64 state = state_dtype(dtype), kept = s.batch * states * 2 * s.width;
   const i64 tiles = (s.time + kDiagonalTile - 1) / kDiagonalTile;
   const Masks masks(s);
   Buffer u(dtype, s.elements()), y(dtype, s.elements()), dy(dtype, s.elements()), du(dtype, s.elements());
-  Buffer parameters(state, states * 6 * s.width), skip(state, s.width), h_0(state, kept), h_n(state, kept);
-  Buffer dh_n(state, kept), dh_0(state, kept), dparameters(state, s.batch * states * 6 * s.width);
+  Buffer parameters(state, states * parts * 2 * s.width), skip(state, s.width), h_0(state, kept), h_n(state, kept);
+  Buffer dh_n(state, kept), dh_0(state, kept), dparameters(state, s.batch * states * parts * 2 * s.width);
   Buffer dskip(state, s.batch * s.width), scratch(state, kept * tiles);
   u.fill(), skip.fill(), h_0.fill(), dh_n.fill(), dy.fill();
-  std::memset(parameters.data(), 0, states * 6 * s.width * parameters.element_size(state));  // nothing grows
+  std::memset(parameters.data(), 0, states * parts * 2 * s.width * parameters.element_size(state));  // nothing grows
 
   Diagonal diagonal{};
   diagonal.dtype = dtype, diagonal.threads = s.threads(), diagonal.states = states;
@@ -261,13 +263,13 @@ void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states)
   diagonal.u = s.view(u, dtype), diagonal.y = s.view(y, dtype);
   diagonal.parameters = parameters.data(), diagonal.skip = skip.data();
   diagonal.h_0 = h_0.data(), diagonal.h_n = h_n.data();
-  kernels.diagonal(diagonal, true);
+  run(diagonal, true);
   y.require_written("diagonal y"), h_n.require_written("diagonal h_n");
 
   diagonal.dy = s.view(dy, dtype), diagonal.dh_n = dh_n.data(), diagonal.du = s.view(du, dtype);
   diagonal.dparameters = dparameters.data(), diagonal.dskip = dskip.data();
   diagonal.dh_0 = dh_0.data(), diagonal.scratch = scratch.data();
-  kernels.diagonal(diagonal, false);
+  run(diagonal, false);
   du.require_written("diagonal du"), dh_0.require_written("diagonal dh_0");
   dparameters.require_written("diagonal dparameters"), dskip.require_written("diagonal dskip");
 }
@@ -426,7 +428,8 @@ void run_shape(const Kernels& kernels, const Shape& s) {
     for (i64 group : {1, 13, 17}) {
       if (s.width % group == 0) run_softmax(kernels, s, dtype, group);
     }
-    for (i64 states : {1, 2, 3}) run_diagonal(kernels, s, dtype, states);
+    for (i64 states : {1, 2, 3}) run_diagonal(kernels, s, dtype, states, 3);
+    run_diagonal(kernels, s, dtype, 2, 5);
   }
 }
 
@@ -479,7 +482,10 @@ void run(const char* name, const Kernels& kernels) {
     }
   }
   for (i64 group : {1, 13}) run_softmax(kernels, {3, 65, 26, true, true}, kFloat32, group);
-  for (bool masked : {false, true}) run_diagonal(kernels, {2, 2 * kDiagonalTile + 3, 5, masked, masked}, kFloat32, 3);
+  for (bool masked : {false, true}) {
+    const Shape tiles = {2, 2 * kDiagonalTile + 3, 5, masked, masked};
+    for (i64 parts : {3, 5}) run_diagonal(kernels, tiles, kFloat32, 3, parts);
+  }
   constexpr i64 products[][3] = {{1, 1, 1}, {5, 33, 17}, {29, 33, 257}, {13, 545, 17}};
   for (const auto& [rows, columns, depth] : products) {
     for (i64 layout = 0; layout < 4; ++layout) {

@@ -135,7 +135,14 @@ def test_s4_forms(time: int, dtype: torch.dtype) -> None:
     def results(form: str, begin: Tensor, layer: S4Layer, x: Tensor) -> list[Tensor]:
         s, skip = layer.system(), layer.skip
         d, begin, x = dplr.discretise(s), begin.detach().requires_grad_(), x.detach().requires_grad_()
+
+        def by_planes() -> tuple[Tensor, Tensor]:
+            state = dplr.LinearState(dplr.planes(begin))
+            y, end = dplr.dplr(x, s, skip, state)
+            return y, dplr.from_planes(end.h)
+
         calls = {
+            "native": by_planes,
             "loop": lambda: dplr.dplr_loop(x, d, skip, begin, None, None),
             "chunked": lambda: dplr.dplr_chunked(x, d, skip, begin, None),
             "convolution": lambda: dplr.dplr_convolution(x, s, skip),
@@ -148,7 +155,8 @@ def test_s4_forms(time: int, dtype: torch.dtype) -> None:
     wide = S4Layer(WIDTH, STATES).double()
     wide.load_state_dict(layer.state_dict())
     fresh = torch.zeros_like(h_0)
-    for form, begin in (("loop", h_0), ("chunked", h_0), ("chunked", fresh), ("convolution", fresh)):
+    begins = {"loop": [h_0], "native": [h_0, fresh], "chunked": [h_0, fresh], "convolution": [fresh]}
+    for form, begin in ((form, begin) for form, given in begins.items() for begin in given):
         want = results("loop", begin.to(torch.complex128), wide, x.double())
         for got, expected in zip(results(form, begin, layer, x), want, strict=True):
             # The convolution divides by 1 - A_bar^T, which is small in a short row: dt is 0.001 at the least.

@@ -27,6 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "minlstm": {"options": {"expansion": 1.5}},
     "mingru without conv and MLP": {"options": {"conv": 0, "mlp": 0.0}},
     "mingru with long filters, tied": {"options": {"conv": 7, "mlp": 2.5}, "tied": True},
+    "s4": {},
     "s4d": {},
     "mamba": {},
     "mamba of few states": {"options": {"state": 5, "rank": 3, "conv": 1, "expansion": 1.5}},
@@ -40,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "rwkv4 without channel mix": {"options": {"mlp": 0.0, "norm": "rms"}},
 }
 # What falls out of here has become slow.
-RECORDED = ["mingru", "minlstm", "aaren", "rwkv4", "s4d", "mamba", "transformer"]
+RECORDED = ["mingru", "minlstm", "aaren", "rwkv4", "s4", "s4d", "mamba", "transformer"]
 every = pytest.mark.parametrize("name", MODELS)
 
 

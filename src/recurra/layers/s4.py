@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from recurra.layers.hippo import legs
 from recurra.layers.s4d import check_width, steps
-from recurra.ops.dplr import Continuous, Discrete, discretise, dplr, dplr_step
+from recurra.ops.dplr import Continuous, discretise, dplr, layer_step, system_planes
 from recurra.ops.linear import start, state_dtype
 from recurra.parts.kept import Kept
 from recurra.state import LinearState
@@ -19,8 +19,8 @@ class S4Layer(nn.Module):
     arXiv 2111.00396, section 3. x [B, T, D]; N = `states` complex states, one of each conjugate pair;
     poles = -exp(log_a_real) + i a_imag [D, N], rank_one (P), b and c [D, N, 2] begin as HiPPO-LegS of 2N
     states; bilinear rule with step exp(log_dt) in [dt_min, dt_max]. Departs from the authors' code in
-    training C itself, not C (1 - A_bar^T), so that no length is built in. The state, [B, D, N] complex,
-    is kept in at least complex64. Raises ValueError that names the argument.
+    training C itself, not C (1 - A_bar^T), so that no length is built in. The state, [B, N, 2, D] real and
+    imaginary parts, is kept in at least fp32. Raises ValueError that names the argument.
     """
 
     def __init__(self, width: int, states: int = 32, *, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
@@ -51,9 +51,9 @@ class S4Layer(nn.Module):
     def step(self, x_t: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """One step: y_t [B, D] and the state, from x_t [B, D]."""
         check_width("x_t", x_t, ("batch",), self.skip)
-        s, skip = self._kept(self._constants, *self.parameters())
-        like = x_t[:, None, :, None].to(s.a.dtype).expand(-1, -1, *s.a.shape)
-        return dplr_step(x_t, LinearState(start(state, like)), s, skip)
+        parameters, skip = self._kept(self._constants, *self.parameters())
+        like = x_t[:, None, None, None].expand(-1, -1, len(parameters), 2, -1)
+        return layer_step(x_t, LinearState(start(state, like)), parameters, skip)
 
     def system(self) -> Continuous:
         """The continuous system, in at least fp32."""
@@ -65,8 +65,8 @@ class S4Layer(nn.Module):
     def _skip(self) -> Tensor:
         return self.skip.to(state_dtype(self.skip.dtype))
 
-    def _constants(self) -> tuple[Discrete, Tensor]:
-        return discretise(self.system()), self._skip()
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        return system_planes(discretise(self.system())), self._skip()
 
     def extra_repr(self) -> str:
         return f"{self.width}, {self.c.shape[1]}"

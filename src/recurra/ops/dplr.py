@@ -1,26 +1,28 @@
 """A state space whose matrix is diagonal plus low rank (S4): A = diag(poles) - p p*, one for each channel.
 
 arXiv 2111.00396. Vectors stand for whole conjugate pairs, of which one half is kept: a product over states
-is twice the real part of the half's. Forms: `dplr_loop` (the truth), `dplr_chunked` (matrix products over
-chunks of time; any state, any lengths), `dplr_convolution` (the paper's: a Cauchy kernel and an FFT, from a
-fresh start alone).
+is twice the real part of the half's. Forms: `dplr_loop` (the truth), `dplr_native` (C++, which takes the
+same steps), `dplr_chunked` (matrix products over chunks of time; any state, any lengths), `dplr_convolution`
+(the paper's: a Cauchy kernel and an FFT, from a fresh start alone). The op itself knows real numbers only:
+its system and its state are planes, as in `ops.diagonal`.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from recurra.ops.diagonal import convolve
-from recurra.ops.linear import start, state_dtype
+from recurra.ops import native
+from recurra.ops.diagonal import convolve, from_planes, planes
+from recurra.ops.linear import start
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check, living, widen
-from recurra.ops.registry import uncast
+from recurra.ops.registry import define, pullback, transforms_active, uncast, unobserved
 from recurra.state import LinearState
 
-__all__ = ["Continuous", "Discrete", "discretise", "dplr", "dplr_step"]
+__all__ = ["Continuous", "Discrete", "discretise", "dplr", "dplr_step", "layer_step", "system_planes"]
 
 # Steps whose Krylov vectors are written out; a power of two.
 CHUNK = 64
@@ -40,10 +42,10 @@ class Discrete(NamedTuple):
     """h_t = a h_{t-1} - q 2 Re(sum_n m h_{t-1}) + b u_t, y = 2 Re(sum_n c h): [D, N] complex."""
 
     a: Tensor
-    q: Tensor
-    m: Tensor
     b: Tensor
     c: Tensor
+    q: Tensor
+    m: Tensor
 
 
 def _pairs(x: Tensor, y: Tensor) -> Tensor:
@@ -68,13 +70,37 @@ def discretise(s: Continuous) -> Discrete:
     m = (half - weight * half * _pairs(p, q)[:, None]) * p + weight * p * a
     entered = inverse * s.b
     b = 2 * half * (entered - weight * _pairs(p, entered)[:, None] * q)
-    return Discrete(a, q, m, b, s.c)
+    return Discrete(a, b, s.c, q, m)
 
 
 def dplr_step(u: Tensor, state: LinearState, s: Discrete, skip: Tensor) -> tuple[Tensor, LinearState]:
     """y_t [B, D] and h_t from u_t [B, D]: the definition."""
     h = s.a * state.h - s.q * _pairs(s.m, state.h)[..., None] + s.b * u[..., None]
     return (_pairs(s.c, h) + skip * u).to(u.dtype), LinearState(h)
+
+
+def system_planes(s: Discrete) -> Tensor:
+    """[N, 5, 2, D]: a, b, 2 c, q, 2 m, the factors of two with what is read."""
+    return planes(torch.stack([s.a, s.b, 2 * s.c, s.q, 2 * s.m])).movedim(1, 0).contiguous()
+
+
+def _system(parameters: Tensor) -> Discrete:
+    """The reverse of `system_planes`."""
+    a, b, c, q, m = from_planes(parameters.movedim(1, 0)).unbind(0)
+    return Discrete(a, b, c / 2, q, m / 2)
+
+
+def layer_step(u: Tensor, state: LinearState, parameters: Tensor, skip: Tensor) -> tuple[Tensor, LinearState]:
+    """`dplr_step` by planes; where nothing watches, one call of the kernels."""
+    # The kernel looks at addresses alone: narrower parameters would be read beyond their end.
+    parameters, skip = parameters.to(state.h.dtype), skip.to(state.h.dtype)
+    if native.takes(u) and unobserved(u, state.h, parameters):
+        # Views: whoever records the call holds on to the memory of these.
+        given = parameters.detach(), skip.detach()
+        y, h = native.diagonal(u[:, None], *given, state.h, (None, None))
+        return y[:, 0], LinearState(h)
+    y, (last,) = dplr_step(u, LinearState(from_planes(state.h)), _system(parameters), skip)
+    return y, LinearState(planes(last))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -209,6 +235,75 @@ def dplr_convolution(u: Tensor, s: Continuous, skip: Tensor) -> tuple[Tensor, Te
     return y.to(u.dtype), _rest(chunks, d, _starts(chunks, _krylov(d), fresh), lengths)
 
 
+# ----------------------------------------------------------------------------------------------
+# The op, on a CPU alone: u [B, T, D], parameters [N, 5, 2, D], skip [D], h_0 [B, N, 2, D]; (y, h_n).
+
+
+def dplr_native(
+    u: Tensor, parameters: Tensor, skip: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The C++ loop. Raises RuntimeError where the native library is missing or can't take the input."""
+    return native.diagonal(u, parameters, skip, h_0, (reset, lengths))
+
+
+def dplr_open(
+    u: Tensor, parameters: Tensor, skip: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Plain torch, differentiable any number of times; rows with a reset inside go step by step."""
+    s, h = _system(parameters), from_planes(h_0)
+    if reset is not None or not u.shape[1]:
+        y, h_n = dplr_loop(u, s, skip, h, reset, lengths)
+    else:
+        y, h_n = dplr_chunked(u, s, skip, h, lengths)
+    return y, planes(h_n)
+
+
+def _pullback(dy: Tensor, dh_n: Tensor, *inputs: Any, masks: Any) -> tuple[Tensor, ...]:
+    """Gradients of u, parameters, skip and h_0 in plain torch; themselves differentiable."""
+    return pullback(lambda *x: dplr_open(*x, *masks), inputs, (dy, dh_n))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, dy: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
+    return *BACKWARD(dy, dh_n, *ctx.saved_tensors), None, None
+
+
+def _cpu_backward(
+    dy: Tensor, dh_n: Tensor, u: Tensor, parameters: Tensor, skip: Tensor, h_0: Tensor, *masks: Any
+) -> tuple[Tensor, ...]:
+    return native.diagonal_backward(dy, dh_n, u, parameters, skip, h_0, masks)
+
+
+def _backward_twice(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, reset, lengths = ctx.saved_tensors
+    f = partial(_pullback, masks=(reset, lengths))
+    return *pullback(f, tuple(inputs), cotangents), None, None
+
+
+def _empty(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+_INPUTS = "Tensor u, Tensor parameters, Tensor skip, Tensor h_0, Tensor? reset, Tensor? lengths"
+OP = define(
+    f"dplr({_INPUTS}) -> (Tensor, Tensor)",
+    fake=lambda u, parameters, skip, h_0, *_: (native.empty_as(u), _empty(h_0)),
+    setup=_setup,
+    backward=_backward,
+    cpu=dplr_native,
+)
+BACKWARD = define(
+    f"dplr_backward(Tensor dy, Tensor dh_n, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    fake=lambda dy, dh_n, u, *rest: (native.empty_as(u), *map(_empty, rest[:3])),
+    setup=_setup,
+    backward=_backward_twice,
+    cpu=_cpu_backward,
+)
+
+
 def dplr(
     u: Tensor,
     s: Continuous,
@@ -219,23 +314,31 @@ def dplr(
 ) -> tuple[Tensor, LinearState]:
     """y_t = 2 Re(sum_n c h_t) + skip u_t, h by the bilinear rule from h' = (diag(poles) - p p*) h + b u.
 
-    u [B, T, D] and skip [D] real; state.h [B, D, N] complex, zeros where None; reset, lengths as in
-    `ops.masks`. Rows with a reset inside go step by step. Raises ValueError that names the argument.
+    u [B, T, D] and skip [D] real; state.h [B, N, 2, D], real and imaginary parts, zeros where None; reset,
+    lengths as in `ops.masks`. Raises ValueError that names the argument.
     """
-    if u.ndim != 3 or u.shape[2] != len(skip) or not u.is_floating_point():
-        raise ValueError(
-            f"u must be floating point [batch, time, {len(skip)}], got {u.dtype} {list(u.shape)}"
-        )
+    width, states = s.poles.shape
+    if u.ndim != 3 or u.shape[2] != width or not u.is_floating_point():
+        raise ValueError(f"u must be floating point [batch, time, {width}], got {u.dtype} {list(u.shape)}")
+    if tuple(skip.shape) != (width,):
+        raise ValueError(f"skip must be [{width}], got {list(skip.shape)}")
     reset, lengths = check(u.shape[0], u.shape[1], u.device, reset, lengths)
-    real = state_dtype(u.dtype)
-    kept = torch.promote_types(real, torch.complex64)
-    s, skip = Continuous(*(v.to(kept if v.is_complex() else real) for v in s)), skip.to(real)
-    h_0 = start(state, u[:, :1, :, None].to(kept).expand(-1, -1, *s.poles.shape))
+    h_0 = start(state, u[:, :1, None, None].expand(-1, -1, states, 2, -1))
+    kept = torch.promote_types(h_0.dtype, torch.complex64)
+    s, skip = Continuous(*(v.to(kept if v.is_complex() else h_0.dtype) for v in s)), skip.to(h_0.dtype)
+    fresh = state is None and reset is None and lengths is None
     with uncast(u.device):
-        if reset is not None or not u.shape[1]:
-            y, h_n = dplr_loop(u, discretise(s), skip, h_0, reset, lengths)
-        elif state is None and lengths is None and not u.is_cpu:  # where its many small products take longest
-            y, h_n = dplr_convolution(u, s, skip)
-        else:
-            y, h_n = dplr_chunked(u, discretise(s), skip, h_0, lengths)
+        if fresh and u.shape[1] and not u.is_cpu:  # the other forms are many small products, or many steps
+            y, last = dplr_convolution(u, s, skip)
+            return y, LinearState(planes(last))
+        y, h_n = dplr_by_planes(u, system_planes(discretise(s)), skip, h_0, reset, lengths)
     return y, LinearState(h_n)
+
+
+def dplr_by_planes(
+    u: Tensor, parameters: Tensor, skip: Tensor, h_0: Tensor, reset: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(y, h_n) of `system_planes`, by the kernels where they can take it (shapes are not checked)."""
+    form = OP if native.takes(u) and not transforms_active() else dplr_open
+    y, h_n = form(u, parameters.to(h_0.dtype), skip.to(h_0.dtype), h_0, reset, lengths)
+    return y, h_n

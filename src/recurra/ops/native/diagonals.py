@@ -1,4 +1,4 @@
-"""Calls of the diagonal state space (csrc/diagonal.h)."""
+"""Calls of the diagonal state space (csrc/diagonal.h), and of that minus rank one (csrc/dplr.h)."""
 
 import struct
 
@@ -11,6 +11,8 @@ from recurra.ops.native.library import DTYPES, call, require, threads_for
 _DIAGONAL = struct.Struct("29q")
 # kDiagonalTile in csrc/abi.h
 _TILE = 64
+# By the number of parameters of a state.
+_NAMES = {3: "diagonal", 5: "dplr"}
 
 Masks = tuple[Tensor | None, Tensor | None]
 
@@ -20,7 +22,8 @@ def _sizes(u: Tensor, states: int) -> tuple[int, ...]:
 
 
 def diagonal(u: Tensor, parameters: Tensor, skip: Tensor, h_0: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
-    """(y, h_n): u [B, T, D]; parameters [N, 3, 2, D], skip [D] and h_0 [B, N, 2, D] in the state's dtype."""
+    """(y, h_n): u [B, T, D]; parameters [N, 3, 2, D], or 5 of them minus rank one, skip [D] and h_0
+    [B, N, 2, D] in the state's dtype."""
     require(u)
     y, u = advise(empty_as(u)), as_rows(u)
     parameters, skip, h_0 = parameters.contiguous(), skip.contiguous(), h_0.contiguous()
@@ -28,7 +31,7 @@ def diagonal(u: Tensor, parameters: Tensor, skip: Tensor, h_0: Tensor, masks: Ma
         return y, h_0.clone()
     h_n = torch.empty_like(h_0)
     call(
-        "diagonal_forward",
+        f"{_NAMES[parameters.shape[1]]}_forward",
         _DIAGONAL.pack(
             *_sizes(u, len(parameters)),
             *map(pointer, masks),
@@ -55,7 +58,7 @@ def diagonal_backward(
     dparameters, dskip = h_0.new_empty(batch, *parameters.shape), h_0.new_empty(batch, *skip.shape)
     scratch = h_0.new_empty(batch * -(-time // _TILE), *h_0.shape[1:])
     call(
-        "diagonal_backward",
+        f"{_NAMES[parameters.shape[1]]}_backward",
         _DIAGONAL.pack(
             *_sizes(u, len(parameters)),
             *map(pointer, masks),

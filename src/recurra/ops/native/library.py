@@ -39,6 +39,8 @@ EXPORTS = (
     "token_mix_step",
     "diagonal_forward",
     "diagonal_backward",
+    "dplr_forward",
+    "dplr_backward",
     "selective_forward",
     "selective_backward",
     "selective_step",
