@@ -69,6 +69,8 @@ def test_a_copy_follows_its_own() -> None:
     module = Doubled()
     module()
     other = copy.deepcopy(module)
+    assert other().equal(module())
+    assert other.made == 2  # nothing is carried over: addresses may be given anew
     other.p.mul_(3)
     assert other().equal(2 * other.p)
     assert module().equal(2 * module.p)

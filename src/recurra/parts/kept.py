@@ -26,6 +26,10 @@ class Kept:
         self._marks: list[int] = []
         self._value: Any = None
 
+    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
+        # A copy holds none of the old memory, and in a file the parameters would lie three times.
+        return Kept, ()
+
     def __call__(self, make: Callable[[], V], *parameters: Tensor) -> V:
         # Tensors of inference mode do not count what is written to them; those of no memory are all alike.
         if not unobserved(*parameters) or any(p.is_inference() or p.is_meta for p in parameters):
