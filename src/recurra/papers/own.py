@@ -83,8 +83,8 @@ ablations = Experiment(
     rows=PARTS,
     columns={"bits per byte": {}},
     scales={
-        "small": Scale({**WIKIPEDIA, "steps": 640}, 2, dict.fromkeys(PARTS, 1.1)),
-        "full": Scale({**WIKIPEDIA, "context": 1024, "steps": 6400}, 3, dict.fromkeys(PARTS, 45.0)),
+        "small": Scale({**WIKIPEDIA, "steps": 640}, 2, dict.fromkeys(PARTS, 0.8)),
+        "full": Scale({**WIKIPEDIA, "context": 1024, "steps": 6400}, 3, dict.fromkeys(PARTS, 32.0)),
     },
     measure="bits_per_byte@{context}",
     unit="bits per byte",
