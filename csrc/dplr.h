@@ -36,6 +36,7 @@ struct DplrLoop : DiagonalLoop<P> {
     const std::unique_ptr<C[]> zeros{new C[states]()};
     const std::unique_ptr<C[]> h{new C[(kTile + 1) * states]}, g{new C[(kTile + 1) * states]};
     V u[kTile], dy[kTile], fed[kTile], back[kTile];
+    explicit Room(i64 count) : states(count) {}
   };
   Room& room;
 
@@ -209,7 +210,7 @@ struct DplrLoop : DiagonalLoop<P> {
 template <class P>
 inline void run_dplr(const Diagonal& s, bool forward) {
   each_strip<P, 1>(s.batch, s.width, s.threads, [&](i64 b, i64 first, i64 width) {
-    const std::unique_ptr<typename DplrLoop<P>::Room> room(new typename DplrLoop<P>::Room{s.states});
+    const std::unique_ptr<typename DplrLoop<P>::Room> room(new typename DplrLoop<P>::Room(s.states));
     each_window<P>(width, [&](i64, i64 c, auto n) {
       const DplrLoop<P> loop(s, b, first + c, *room);
       forward ? loop.forward(n) : loop.backward(n);
