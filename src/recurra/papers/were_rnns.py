@@ -60,7 +60,7 @@ copying = Experiment(
     published=(
         Published("minGRU", "1 layer", 37.0, "REC", 2.3),
         Published("minGRU", "2 layers", 96.8, "REC", 3.2),
-        Published("minGRU", "3 layers", 99.5, "R2:NOTE213"),
+        Published("minGRU", "3 layers", 99.5, "R2: notes on the paper"),
         Published("minLSTM", "1 layer", 37.7, "REC", 0.6),
         Published("minLSTM", "2 layers", 85.7, "REC", 5.8),
         Published("minLSTM", "3 layers", 96.0, "REC", 2.8),
@@ -136,9 +136,9 @@ shakespeare = Experiment(
     reference="minGRU",
     figures=("spent",),
     published=(
-        Published("minGRU", "validation loss", 1.548, "R2:NOTE213"),
+        Published("minGRU", "validation loss", 1.548, "R2: notes on the paper"),
         Published("minLSTM", "validation loss", 1.555, "REC"),
-        Published("Mamba", "validation loss", 1.575, "R2:NOTE213"),
+        Published("Mamba", "validation loss", 1.575, "R2: notes on the paper"),
         Published("Transformer", "validation loss", 1.547, "REC"),
     ),
     note=(
@@ -216,8 +216,8 @@ listops = Experiment(
         Published("minLSTM, bare", "ListOps", 46, "REC"),
         Published("minLSTM, conv", "ListOps", 45, "REC"),
         Published("minLSTM, MLP", "ListOps", 52, "REC"),
-        Published("Mamba", "ListOps", 32.5, "R:XT"),
-        Published("Transformer", "ListOps", 37.9, "R:XT"),
+        Published("Mamba", "ListOps", 32.5, "R: source of arXiv 2405.04517"),
+        Published("Transformer", "ListOps", 37.9, "R: source of arXiv 2405.04517"),
     ),
     note=(
         "Small: expressions of at most 100 tokens and depth 5. Full, and what was reported: those of the "
