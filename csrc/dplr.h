@@ -125,10 +125,9 @@ struct DplrLoop : DiagonalLoop<P> {
   template <class N>
   void take_notes(N n) const {
     get(s.h_0, b * s.states, h(0), n);
-    put(s.scratch, Base::note(0, 0), h(0), n);
-    for (i64 tile = 0; tile + 1 < tiles(); ++tile) {
-      fill(tile, n);
-      put(s.scratch, Base::note(tile + 1, 0), h(kTile), n);
+    for (i64 tile = 0; tile < tiles(); ++tile) {
+      put(s.scratch, Base::note(tile, 0), h(tile ? kTile : 0), n);
+      if (tile + 1 < tiles()) fill(tile, n);
     }
   }
 
