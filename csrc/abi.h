@@ -172,6 +172,28 @@ struct SelectiveStep {
   void *h_0, *h_n, *y;        // [batch, states, width], h_n may be h_0; y [batch, width] contiguous
 };
 
+// Steps of a segment: of the matrix, only what enters each is kept for the backward pass.
+constexpr i64 kOuterSegment = 64;
+
+struct Outer {
+  i64 dtype, threads, batch, time, heads, keys, values;
+  i64 gated, channels;  // channels of the decay in a head: 1, as where it is gated, or one for each key
+  double scale;
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View q, k, v, decay, gate;       // [batch, time, heads * width]; gate only where gated
+  void* bonus;                     // [heads, keys] or null, like the rest in the state's dtype
+  void *c_0, *n_0, *max_0;         // [batch, heads, keys, values], [batch, heads, keys], [batch, heads]
+  void *c_n, *n_n, *max_n;         // n and max null unless gated
+  void* entering;                  // [batch, heads, ceil(time / segment), keys * (values + 1)]; forward: or null
+  View y;                          // forward only
+  View dy;                         // from here on: backward only
+  void *dc_n, *dn_n, *dmax_n;
+  View dq, dk, dv, ddecay, dgate;
+  void* dbonus;                    // [batch, heads, keys]: summed by the caller
+  void *dc_0, *dn_0, *dmax_0;
+};
+
 struct Matvec {
   i64 dtype, threads, rows, inputs, outputs;
   void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
@@ -265,6 +287,7 @@ struct Kernels {
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
   void (*attention)(const Attention&);
+  void (*outer)(const Outer&, bool forward);
 };
 
 }  // namespace recurra

@@ -8,6 +8,7 @@
 #include "linear.h"
 #include "matvec.h"
 #include "norm.h"
+#include "outer_backward.h"
 #include "product.h"
 #include "selective.h"
 #include "softmax.h"
@@ -17,6 +18,7 @@ namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
 const Kernels kernels = {scan,           conv,     cell,      conv_step,    norm,   activation, softmax,  softmax_step,
-                         token_mix_step, diagonal, dplr,      selective,    selective_step, matvec, product, attention};
+                         token_mix_step, diagonal, dplr,      selective,    selective_step, matvec, product, attention,
+                         outer};
 
 }  // namespace recurra::RECURRA_LEVEL

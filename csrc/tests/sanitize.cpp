@@ -316,6 +316,52 @@ void run_selective(const Kernels& kernels, const Shape& s, i64 dtype, i64 states
   if (s.time_first) dz.require_written("selective dz");
 }
 
+void run_outer(const Kernels& kernels, const Shape& s, i64 dtype, i64 heads, bool gated, bool of_keys) {
+  const i64 state = state_dtype(dtype), keys = s.width / heads, values = 5, rows = s.batch * heads;
+  const i64 channels = of_keys ? keys : 1, segments = (s.time + kOuterSegment - 1) / kOuterSegment;
+  const Shape valued{s.batch, s.time, heads * values, s.time_first, s.masked};
+  const Shape decayed{s.batch, s.time, heads * channels, s.time_first, s.masked};
+  const Shape scalar{s.batch, s.time, heads, s.time_first, s.masked};
+  const Masks masks(s);
+  Buffer q(dtype, s.elements()), k(dtype, s.elements()), v(dtype, valued.elements()), y(dtype, valued.elements());
+  Buffer decay(dtype, decayed.elements()), gate(dtype, scalar.elements()), bonus(state, heads * keys);
+  Buffer c_0(state, rows * keys * values), c_n(state, rows * keys * values), n_0(state, rows * keys);
+  Buffer n_n(state, rows * keys), max_0(state, rows), max_n(state, rows);
+  Buffer entering(state, rows * segments * keys * (values + 1));
+  q.fill(-1, 1), k.fill(-1, 1), v.fill(-1, 1), decay.fill(-30, 0), gate.fill(-1, 1), bonus.fill(-1, 1);
+  c_0.fill(-1, 1), n_0.fill(-1, 1), max_0.fill(-1, 1);
+
+  Outer outer{};
+  outer.dtype = dtype, outer.threads = s.threads(), outer.batch = s.batch, outer.time = s.time;
+  outer.heads = heads, outer.keys = keys, outer.values = values, outer.gated = gated, outer.channels = channels;
+  outer.scale = 0.5, outer.reset = masks.reset.get(), outer.lengths = masks.lengths.get();
+  outer.q = s.view(q, dtype), outer.k = s.view(k, dtype), outer.v = valued.view(v, dtype);
+  outer.decay = decayed.view(decay, dtype), outer.y = valued.view(y, dtype);
+  outer.c_0 = c_0.data(), outer.c_n = c_n.data(), outer.entering = entering.data();
+  if (gated) outer.gate = scalar.view(gate, dtype);
+  if (gated) outer.n_0 = n_0.data(), outer.max_0 = max_0.data(), outer.n_n = n_n.data(), outer.max_n = max_n.data();
+  if (of_keys) outer.bonus = bonus.data();
+  kernels.outer(outer, true);
+  y.require_written("outer y"), c_n.require_written("outer c_n");
+
+  Buffer dy(dtype, valued.elements()), dc_n(state, rows * keys * values), dn_n(state, rows * keys);
+  Buffer dmax_n(state, rows), dq(dtype, s.elements()), dk(dtype, s.elements()), dv(dtype, valued.elements());
+  Buffer ddecay(dtype, decayed.elements()), dgate(dtype, scalar.elements()), dbonus(state, rows * keys);
+  Buffer dc_0(state, rows * keys * values), dn_0(state, rows * keys), dmax_0(state, rows);
+  dy.fill(-1, 1), dc_n.fill(-1, 1), dn_n.fill(-1, 1), dmax_n.fill(-1, 1);
+  outer.y = View{}, outer.dy = valued.view(dy, dtype), outer.dc_n = dc_n.data(), outer.dc_0 = dc_0.data();
+  outer.dq = s.view(dq, dtype), outer.dk = s.view(dk, dtype), outer.dv = valued.view(dv, dtype);
+  outer.ddecay = decayed.view(ddecay, dtype);
+  if (gated) outer.dgate = scalar.view(dgate, dtype), outer.dn_n = dn_n.data(), outer.dmax_n = dmax_n.data();
+  if (gated) outer.dn_0 = dn_0.data(), outer.dmax_0 = dmax_0.data();
+  if (of_keys) outer.dbonus = dbonus.data();
+  kernels.outer(outer, false);
+  for (const Buffer* out : {&dq, &dk, &dv, &ddecay, &dc_0}) out->require_written("outer gradient");
+  if (gated) dgate.require_written("outer dgate"), dn_0.require_written("outer dn_0");
+  if (gated) dmax_0.require_written("outer dmax_0");
+  if (of_keys) dbonus.require_written("outer dbonus");
+}
+
 void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
   Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
   Buffer y(dtype, rows * outputs);
@@ -472,6 +518,12 @@ void run(const char* name, const Kernels& kernels) {
   for (const Shape& s : selectives) {
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
       for (i64 states : {1, 5}) run_selective(kernels, s, dtype, states);
+    }
+  }
+  constexpr Shape outers[] = {{1, 3, 34, false, false}, {3, 0, 2, true, true}, {2, 131, 6, true, true}};
+  for (const Shape& s : outers) {
+    for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+      for (bool gated : {false, true}) run_outer(kernels, s, dtype, 2, gated, !gated);
     }
   }
   constexpr Shape cells[] = {{1, 3, 17, false, false}, {3, 0, 1, true, true}, {19, 3, 40, true, false},

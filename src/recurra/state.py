@@ -25,6 +25,7 @@ __all__ = [
     "LinearState",
     "MambaState",
     "MinRNNState",
+    "OuterState",
     "RWKV4State",
     "SelectiveState",
     "ShiftState",
@@ -115,6 +116,17 @@ class SelectiveState(NamedTuple):
     h: Tensor
 
 
+class OuterState(NamedTuple):
+    """State of C_t = f C_{t-1} + i k v': c [B, H, K, V], at least fp32; with a gate in units of e^max.
+
+    n [B, H, K] is the same of values of one, max [B, H]; both empty, [B, H, 0] and [B, 0], without a gate.
+    """
+
+    c: Tensor
+    n: Tensor
+    max: Tensor
+
+
 class MambaState(NamedTuple):
     """State of a Mamba block: that of its convolution and of its selective recurrence."""
 
@@ -143,6 +155,7 @@ KINDS: dict[str, type] = {
         SelectiveState,
         MambaState,
         MinRNNState,
+        OuterState,
     )
 }
 

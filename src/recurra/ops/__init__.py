@@ -11,6 +11,7 @@ from recurra.ops.diagonal import diagonal
 from recurra.ops.gated import mingru, minlstm
 from recurra.ops.linear import linear
 from recurra.ops.norm import add_layer_norm, add_rms_norm, rms_norm
+from recurra.ops.outer import outer
 from recurra.ops.project import project
 from recurra.ops.selective import selective
 from recurra.ops.softmax import softmax
@@ -30,6 +31,7 @@ __all__ = [
     "lstm",
     "mingru",
     "minlstm",
+    "outer",
     "project",
     "rms_norm",
     "selective",

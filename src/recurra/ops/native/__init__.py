@@ -8,6 +8,7 @@ from recurra.ops.native.diagonals import diagonal, diagonal_backward
 from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
 from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes, threads_for
 from recurra.ops.native.norms import norm, norm_backward
+from recurra.ops.native.outers import SEGMENT, outer, outer_backward
 from recurra.ops.native.products import matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
@@ -22,6 +23,7 @@ __all__ = [
     "MAX_MIXES",
     "MAX_TAPS",
     "PARALLEL",
+    "SEGMENT",
     "STATES",
     "NotRecordableError",
     "Tape",
@@ -47,6 +49,8 @@ __all__ = [
     "matvec",
     "norm",
     "norm_backward",
+    "outer",
+    "outer_backward",
     "prefers_product",
     "product",
     "recording",

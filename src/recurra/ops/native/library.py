@@ -41,6 +41,8 @@ EXPORTS = (
     "diagonal_backward",
     "dplr_forward",
     "dplr_backward",
+    "outer_forward",
+    "outer_backward",
     "selective_forward",
     "selective_backward",
     "selective_step",
