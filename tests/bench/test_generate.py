@@ -5,6 +5,7 @@ import torch
 
 from recurra.bench import generate
 from recurra.bench.generate import Size
+from recurra.blocks.table import BLOCKS
 from recurra.cli import bench
 from recurra.models import language_model
 
@@ -39,8 +40,8 @@ def test_writing_is_timed_beside_reading(model):
 def test_generate_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, capsys):
     pytest.importorskip("matplotlib")
     threads = torch.get_num_threads()
-    monkeypatch.setattr(generate, "TEN_MILLION", Size("minlstm", 8, 2))
-    bench.generate(last=10, rounds=1, out=tmp_path)
+    monkeypatch.setattr(generate, "ten_million", lambda model: Size(model, 8, 2))
+    bench.generate("minlstm", last=10, rounds=1, out=tmp_path)
     rows = read(tmp_path / "generate.csv")
     assert [row["at_token"] for row in rows] == ["", "1", "10"] * 2
     assert [row["model"] for row in rows] == ["minlstm"] * 3 + ["mingru"] * 3
@@ -52,8 +53,9 @@ def test_generate_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, cap
     assert torch.get_num_threads() == threads
 
 
-def test_the_large_model_has_ten_million_parameters():
-    size = generate.TEN_MILLION
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_large_models_have_ten_million_parameters(name):
+    size = generate.ten_million(name)
     with torch.device("meta"):
         made = language_model(size.model, width=size.width, depth=size.depth)
-    assert 9.5e6 < sum(p.numel() for p in made.parameters()) < 10.5e6
+    assert 8.8e6 < sum(p.numel() for p in made.parameters()) < 11.2e6

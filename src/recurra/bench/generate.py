@@ -34,7 +34,14 @@ class Size(NamedTuple):
     depth: int
 
 
-TEN_MILLION = Size("mingru", 384, 6)
+WIDTH, PARAMETERS = 384, 10_000_000
+
+
+def ten_million(model: str) -> Size:
+    """Blocks of `WIDTH`, so many that the model comes nearest to `PARAMETERS`."""
+    with torch.device("meta"):
+        one, two = (sum(p.numel() for p in language_model(model, 256, WIDTH, n).parameters()) for n in (1, 2))
+    return Size(model, WIDTH, 1 + round((PARAMETERS - one) / (two - one)))
 
 
 def stream(model: SequenceModel, tokens: int) -> Generation:

@@ -89,6 +89,14 @@ def draw(path: Path, groups: list[list[Row]], title: str) -> None:
         print(f"recurra: no picture: {e}", file=sys.stderr)
 
 
+def blocks(words: str) -> list[str]:
+    """Names of blocks, parted by commas."""
+    try:
+        return model_bench.known(words.split(","))
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+
+
 @app.command()
 def train(
     model: Annotated[
@@ -134,12 +142,8 @@ def models(
     out: Out = Path("results"),
 ) -> None:
     """All blocks at equal width and parameters: over their products, and time and memory against T."""
-    try:
-        names = model_bench.known(model.split(","))
-    except ValueError as e:
-        raise typer.BadParameter(str(e)) from e
     groups = []
-    made = model_bench.run(names, width, longest, repeats, threads, progress)
+    made = model_bench.run(blocks(model), width, longest, repeats, threads, progress)
     for printed, rows in zip(model_bench.PRINTED, made, strict=True):
         groups.append(rows)
         print(markdown(printed, rows), flush=True)
@@ -154,15 +158,16 @@ def models(
 
 @app.command()
 def generate(
-    last: Annotated[
-        int, typer.Option(min=1, help="Tokens of the long text; 1,000,000 takes long.")
-    ] = 100_000,
+    model: Annotated[str, typer.Option(metavar="A,B", help="Blocks of ten million parameters.")] = ",".join(
+        BLOCKS
+    ),
+    last: Annotated[int, typer.Option(min=1, help="Tokens of the long text; 1,000,000 takes long.")] = 10_000,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of writing and reading, 20 tokens each.")] = 100,
     out: Out = Path("results"),
 ) -> None:
     """A token at batch 1 on one thread, drawn too: over reading the weights, and along a long text."""
     demo = generate_bench.Size("mingru", RUNS["mingru"]["width"], PLAN["depth"])
-    sizes = (generate_bench.TEN_MILLION, demo)
+    sizes = [*(generate_bench.ten_million(name) for name in blocks(model)), demo]
     groups = []
     for rows in generate_bench.run(sizes, last, rounds, progress):
         groups.append(rows)

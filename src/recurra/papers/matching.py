@@ -25,9 +25,8 @@ Options = tuple[tuple[str, Any], ...]
 def parameters(options: Options) -> int:
     """Of the model that these options of TrainConfig make."""
     config = TrainConfig(**dict(options))
-    size = SYMBOLS[config.vocabulary] if name_of(config.task) == "text" else _size(config.task)
     with torch.device("meta"):
-        return sum(p.numel() for p in build(config, size).parameters())
+        return sum(p.numel() for p in build(config, *_sizes(config)).parameters())
 
 
 @lru_cache(maxsize=256)
@@ -59,7 +58,9 @@ def frozen(options: Mapping[str, Any]) -> Options:
     return tuple(sorted(options.items()))
 
 
-def _size(task: str) -> int:
-    kind: Any = parse(task)
-    size: int = kind.size
-    return size
+def _sizes(config: TrainConfig) -> tuple[int, int]:
+    """Symbols and channels of the task."""
+    if name_of(config.task) == "text":
+        return SYMBOLS[config.vocabulary], 0
+    kind: Any = parse(config.task)
+    return kind.size, kind.channels
