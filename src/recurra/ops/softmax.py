@@ -309,7 +309,7 @@ def softmax(
 ) -> tuple[Tensor, SoftmaxState]:
     """y_t = (sum_{j<t} e^{s_j - (t-1-j) w} v_j + e^{s_t + u} v_t) / the same sum without v.
 
-    scores s [B, T, H], of any size; values v [B, T, D], channel d under score d H / D; decay w and
+    scores s [B, T, H], finite, of any size; values v [B, T, D], channel d under score d H / D; decay w and
     bonus u [H], zeros where None; state as `SoftmaxState`; reset, lengths as in `ops.masks`. Returns y
     [B, T, D] and the last state in at least fp32, in which all arithmetic is done. Without w and u it
     is softmax attention with a fixed query over each prefix (arXiv 2405.13956, section 3.1), with H = D
