@@ -20,7 +20,7 @@ enum Gate : i64 {
   kMinLstmUnnormalizedTanh,
 };
 
-enum CellKind : i64 { kGru, kLstm };
+enum CellKind : i64 { kGru, kLstm, kSlstm };
 
 enum Dtype : i64 { kFloat32, kFloat64, kBfloat16, kComplex64, kComplex128 };
 
@@ -62,21 +62,21 @@ struct Conv {
   void *dweight, *dbias, *dstate;  // dweight [batch, taps, width], dbias [batch, width]: summed by the caller
 };
 
-// The gates of a step see weight h_{t-1} + bias: [gates * width, width] and [gates * width]. What is not
-// behind a View is contiguous and in the state's dtype.
+// The gates of a step see weight h_{t-1} + bias, each of its own head: [heads, gates * channels, channels] and
+// [gates * width], width = heads * channels. What is not behind a View is contiguous and in the state's dtype.
 struct Cell {
-  i64 kind, dtype, reverse, threads, batch, time, width;
+  i64 kind, dtype, reverse, threads, batch, time, heads, width;
   const std::uint8_t* reset;
   const i64* lengths;
   View x;  // [batch, time, gates * width]
   void *weight, *bias;
   View y;                  // forward only
   void *state, *state_n;   // [states, batch, width], h first
-  void* scratch;           // (gates * width + (gates + states + 1) * batch) x width rounded up to 32
+  void* scratch;           // heads x (gates * channels + (gates + states + 1) * batch) x channels up to 32
   View dy, dx;             // from here on: backward only
   void *before;            // [batch, time, width]: h_{t-1} as step t saw it
-  void *recurrent;         // [batch, time, gates * width]: weight before + bias, overwritten by its gradient
-  void *memory;            // [batch, time, (states - 1) * width]: room for the other states
+  void *recurrent;         // [heads, batch, time, gates * channels]: weight before + bias, then its gradient
+  void *memory;            // [heads, batch, time, (states - 1) * channels]: room for the other states
   void *dstate_n, *dstate;
 };
 

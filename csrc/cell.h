@@ -1,7 +1,7 @@
 // Memory mixing: the gates of a step see W_hh h_{t-1}, so that time can't be parallel. torch.nn's GRU and
-// LSTM; one loop forward, one backward, over small cell functors.
+// LSTM, and sLSTM, whose heads do not see each other; one loop forward, one backward, over small cell functors.
 //
-// A task takes a few rows of the batch through all steps. Their recurrent product is a register tile of rows
+// A task takes a few rows of the batch, and one head, through all steps. Their recurrent product is a register tile of rows
 // against strips of W_hh, packed once in the order in which they are read and small enough for the
 // second-level cache. The backward loop finds that product already there: all h are known by then, so one
 // large product over all steps gives it again at the machine's full rate, in no more time than storing gates
@@ -9,6 +9,7 @@
 // one product over all steps.
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
 #include "abi.h"
@@ -64,6 +65,54 @@ struct Lstm {
   }
 };
 
+// States h, c, n, m: c and n in units of e^m, m being the larger exponent. Where n is 0 nothing has been read
+// yet, and m stands for -infinity.
+template <class T>
+struct Slstm {
+  using V = Vec<T>;
+  static constexpr int gates = 4, states = 4;
+
+  struct Weights {
+    V slope, keep, take;  // slope of log sigmoid
+    decltype(V{} > V{}) kept;
+    V m;
+    Weights(const V* x, const V* w, const V* s) {
+      const Softplus<T> forget(-(x[1] + w[1]));
+      const V before = s[2] == 0 ? V{} - std::numeric_limits<T>::infinity() : s[3];
+      const V f = before - forget.value, i = x[0] + w[0];
+      slope = forget.slope, kept = f > i, m = kept ? f : i;
+      keep = exp<T>(f - m), take = exp<T>(i - m);
+    }
+  };
+
+  static void forward(const V* x, const V* w, V* s) {
+    const Weights by(x, w, s);
+    s[1] = by.keep * s[1] + by.take * tanh<T>(x[2] + w[2]);
+    s[2] = by.keep * s[2] + by.take;
+    s[3] = by.m;
+    s[0] = Sigmoid<T>(x[3] + w[3]).value * s[1] / s[2];
+  }
+  static void backward(const V* x, const V* w, const V* s, V* g, V* dx, V* dw) {
+    const Weights by(x, w, s);
+    const Sigmoid<T> o(x[3] + w[3]);
+    const V z = tanh<T>(x[2] + w[2]), n = by.keep * s[2] + by.take;
+    const V ratio = (by.keep * s[1] + by.take * z) / n, dratio = g[0] * o.value;
+    const V dc = g[1] + dratio / n, dn = g[2] - dratio * ratio / n;
+    // Of both exponents over m; the larger one is m.
+    const V dkeep = by.keep * (dc * s[1] + dn * s[2]), dtake = by.take * (dc * z + dn);
+    const V dforget = by.kept ? g[3] - dtake : dkeep;
+    dw[0] = by.kept ? dtake : g[3] - dkeep;
+    dw[1] = dforget * by.slope;
+    dw[2] = dc * by.take * (1 - z * z);
+    dw[3] = g[0] * ratio * (o.value * o.rest);
+    for (int k = 0; k < gates; ++k) dx[k] = dw[k];
+    g[0] = V{};
+    g[1] = dc * by.keep;
+    g[2] = dn * by.keep;
+    g[3] = dforget;
+  }
+};
+
 // ------------------------------------------------------------------------------------ the recurrent product
 
 constexpr int kTileRows = kVectorBytes == 64 ? 8 : 4;
@@ -102,12 +151,14 @@ struct CellLoop {
   static constexpr i64 kRows = 2 * kTileRows;                // of a task: a strip passes twice while in cache
 
   const Cell& s;
-  const i64 first, count;  // rows of the batch
+  const i64 head, first, count;  // and rows of the batch
   // Scratch of a row: states and the next h, or the gradients of states and of the recurrent product.
-  const i64 wide = (s.width + 31) / 32 * 32, stride = (kStates + 1 + kGates) * wide;
-  const i64 registers = (s.width + P::lanes - 1) / P::lanes, depth = kGates * s.width;
-  T* const packed = static_cast<T*>(s.scratch);
-  T* const own = packed + depth * wide + first * stride;
+  const i64 channels = s.width / s.heads, origin = head * channels;
+  const i64 wide = (channels + 31) / 32 * 32, stride = (kStates + 1 + kGates) * wide;
+  const i64 registers = (channels + P::lanes - 1) / P::lanes, depth = kGates * channels;
+  const T* const weight = static_cast<const T*>(s.weight) + head * depth * channels;
+  T* const packed = static_cast<T*>(s.scratch) + head * depth * wide;
+  T* const own = static_cast<T*>(s.scratch) + s.heads * depth * wide + (head * s.batch + first) * stride;
 
   // -------------------------------------------------------------------------- where things are
 
@@ -127,12 +178,17 @@ struct CellLoop {
   }
 
   Element* row(const View& view, i64 r, i64 t) const {
-    return reinterpret_cast<Element*>(view.data) + (first + r) * view.batch + t * view.time;
+    return reinterpret_cast<Element*>(view.data) + (first + r) * view.batch + t * view.time + origin;
+  }
+  T* before(i64 r, i64 t) const {
+    return static_cast<T*>(s.before) + ((first + r) * s.time + t) * s.width + origin;
   }
   T* row(void* p, i64 r, i64 t, i64 width) const {
-    return static_cast<T*>(p) + ((first + r) * s.time + t) * width;
+    return static_cast<T*>(p) + ((head * s.batch + first + r) * s.time + t) * width;
   }
-  T* state(void* p, i64 r, int i) const { return static_cast<T*>(p) + (i * s.batch + first + r) * s.width; }
+  T* state(void* p, i64 r, int i) const {
+    return static_cast<T*>(p) + (i * s.batch + first + r) * s.width + origin;
+  }
   T* part(i64 r, int i) const { return own + r * stride + i * wide; }
 
   template <class N>
@@ -144,13 +200,13 @@ struct CellLoop {
   void read_states(void* p) const {
     for (i64 r = 0; r < count; ++r)
       for (int i = 0; i < kStates; ++i)
-        each_register<S>(s.width, [&](i64, i64 at, auto n) {
+        each_register<S>(channels, [&](i64, i64 at, auto n) {
           S::store(part(r, i) + at, load<S>(state(p, r, i) + at, n));
         });
   }
   void write_states(void* p) const {
     for (i64 r = 0; r < count; ++r)
-      for (int i = 0; i < kStates; ++i) std::memcpy(state(p, r, i), part(r, i), s.width * sizeof(T));
+      for (int i = 0; i < kStates; ++i) std::memcpy(state(p, r, i), part(r, i), channels * sizeof(T));
   }
   void forget(i64 r) const { std::memset(own + r * stride, 0, kStates * wide * sizeof(T)); }
 
@@ -159,12 +215,12 @@ struct CellLoop {
   // Strip i holds kVectors gates of one register of units.
   void pack_forward(i64 i) const {
     const i64 at = i * kVectors / kGates * P::lanes, gate = i * kVectors % kGates;
-    T* to = packed + i * s.width * kVectors * P::lanes;
-    for (i64 k = 0; k < s.width; ++k)
+    T* to = packed + i * channels * kVectors * P::lanes;
+    for (i64 k = 0; k < channels; ++k)
       for (int j = 0; j < kVectors; ++j)
         for (int lane = 0; lane < P::lanes; ++lane) {
-          const i64 from = (gate + j) * s.width + at + lane;
-          *to++ = at + lane < s.width ? static_cast<const T*>(s.weight)[from * s.width + k] : T(0);
+          const i64 from = (gate + j) * channels + at + lane;
+          *to++ = at + lane < channels ? weight[from * channels + k] : T(0);
         }
   }
 
@@ -174,11 +230,12 @@ struct CellLoop {
     for (int gate = 0; gate < kGates; gate += kVectors) {
       V sum[kTile][kVectors];
       for (int j = 0; j < kVectors; ++j) {
-        const V bias = load<S>(static_cast<const T*>(s.bias) + (gate + j) * s.width + u * P::lanes, n);
+        const T* from = static_cast<const T*>(s.bias) + (gate + j) * s.width + origin;
+        const V bias = load<S>(from + u * P::lanes, n);
         for (int i = 0; i < kTile; ++i) sum[i][j] = bias;
       }
       const i64 strip = (u * kGates + gate) / kVectors;
-      multiply<S>(part(r, 0), stride, packed + strip * s.width * kVectors * P::lanes, s.width, sum);
+      multiply<S>(part(r, 0), stride, packed + strip * channels * kVectors * P::lanes, channels, sum);
       for (int i = 0; i < kTile; ++i)
         for (int j = 0; j < kVectors; ++j) w[i][gate + j] = sum[i][j];
     }
@@ -202,7 +259,7 @@ struct CellLoop {
     for (i64 k = 0, steps = longest(); k < steps; ++k) {
       for (i64 r = 0; r < count; ++r)
         if (cut(r, k)) forget(r);
-      each_register<P>(s.width, [&](i64 u, i64, auto n) {
+      each_register<P>(channels, [&](i64 u, i64, auto n) {
         each_tile(0, count, [&](auto tile, i64 r) { forward_tile<tile>(r, k, u, n); });
       });
       for (i64 r = 0; r < count; ++r)
@@ -210,7 +267,7 @@ struct CellLoop {
     }
     write_states(s.state_n);
     for (i64 r = 0; r < count; ++r)
-      for (i64 t = length(r); t < s.time; ++t) std::memset(row(s.y, r, t), 0, s.width * sizeof(Element));
+      for (i64 t = length(r); t < s.time; ++t) std::memset(row(s.y, r, t), 0, channels * sizeof(Element));
   }
 
   // -------------------------------------------------------------------------- backward
@@ -220,13 +277,13 @@ struct CellLoop {
     T* to = packed + i * depth * kBack * P::lanes;
     for (i64 k = 0; k < depth; ++k)
       for (i64 at = i * kBack * P::lanes; at < (i + 1) * kBack * P::lanes; ++at)
-        *to++ = at < s.width ? static_cast<const T*>(s.weight)[k * s.width + at] : T(0);
+        *to++ = at < channels ? weight[k * channels + at] : T(0);
   }
 
   template <class N>
   void read_step(i64 r, i64 t, i64 at, V* x, V* w, N n) const {
     gates(x, row(s.x, r, t), at, n);
-    for (int i = 0; i < kGates; ++i) w[i] = load<S>(row(s.recurrent, r, t, depth) + i * s.width + at, n);
+    for (int i = 0; i < kGates; ++i) w[i] = load<S>(row(s.recurrent, r, t, depth) + i * channels + at, n);
   }
 
   // The states beside h as every step of a row saw them.
@@ -234,13 +291,13 @@ struct CellLoop {
     for (i64 k = 0; k < length(r); ++k) {
       const i64 t = time(r, k);
       if (cut(r, k)) forget(r);
-      each_register<P>(s.width, [&](i64, i64 at, auto n) {
+      each_register<P>(channels, [&](i64, i64 at, auto n) {
         V x[kGates], w[kGates], h[kStates];
         read_step(r, t, at, x, w, n);
-        h[0] = load<S>(row(s.before, r, t, s.width) + at, n);
+        h[0] = load<S>(before(r, t) + at, n);
         for (int i = 1; i < kStates; ++i) {
           h[i] = S::load(part(r, i) + at);
-          store<S>(row(s.memory, r, t, kOthers * s.width) + (i - 1) * s.width + at, h[i], n);
+          store<S>(row(s.memory, r, t, kOthers * channels) + (i - 1) * channels + at, h[i], n);
         }
         C<T>::forward(x, w, h);
         for (int i = 1; i < kStates; ++i) S::store(part(r, i) + at, h[i]);
@@ -250,19 +307,19 @@ struct CellLoop {
 
   void backward_row(i64 r, i64 t) const {
     T *d = part(r, kStates), *recurrent = row(s.recurrent, r, t, depth);
-    each_register<P>(s.width, [&](i64, i64 at, auto n) {
+    each_register<P>(channels, [&](i64, i64 at, auto n) {
       V x[kGates], w[kGates], h[kStates], g[kStates], dx[kGates], dw[kGates];
       read_step(r, t, at, x, w, n);
-      h[0] = load<S>(row(s.before, r, t, s.width) + at, n);
+      h[0] = load<S>(before(r, t) + at, n);
       for (int i = 1; i < kStates; ++i)
-        h[i] = load<S>(row(s.memory, r, t, kOthers * s.width) + (i - 1) * s.width + at, n);
+        h[i] = load<S>(row(s.memory, r, t, kOthers * channels) + (i - 1) * channels + at, n);
       for (int i = 0; i < kStates; ++i) g[i] = S::load(part(r, i) + at);
       g[0] += load<P>(row(s.dy, r, t) + at, n);
       C<T>::backward(x, w, h, g, dx, dw);
       for (int i = 0; i < kStates; ++i) S::store(part(r, i) + at, g[i]);
       for (int i = 0; i < kGates; ++i) {
-        store<S>(d + i * s.width + at, dw[i], n);
-        store<S>(recurrent + i * s.width + at, dw[i], n);
+        store<S>(d + i * channels + at, dw[i], n);
+        store<S>(recurrent + i * channels + at, dw[i], n);
         store<P>(row(s.dx, r, t) + i * s.width + at, dx[i], n);
       }
     });
@@ -299,7 +356,8 @@ struct CellLoop {
     write_states(s.dstate);
     for (i64 r = 0; r < count; ++r)
       for (i64 t = length(r); t < s.time; ++t) {
-        std::memset(row(s.dx, r, t), 0, depth * sizeof(Element));
+        for (int i = 0; i < kGates; ++i)
+          std::memset(row(s.dx, r, t) + i * s.width, 0, channels * sizeof(Element));
         std::memset(row(s.recurrent, r, t, depth), 0, depth * sizeof(T));
       }
   }
@@ -311,13 +369,19 @@ struct CellLoop {
 template <class P, template <class> class C>
 inline void run_cell(const Cell& s, bool forward) {
   using L = CellLoop<P, C>;
-  const i64 shares = s.threads * ((s.batch + s.threads * L::kRows - 1) / (s.threads * L::kRows));
-  const i64 rows = (s.batch + shares - 1) / shares;
-  const L all{s, 0, s.batch};
-  parallel(forward ? all.registers * (L::kGates / L::kVectors) : (all.registers + L::kBack - 1) / L::kBack,
-           s.threads, [&](i64 i) { forward ? all.pack_forward(i) : all.pack_backward(i); });
-  parallel((s.batch + rows - 1) / rows, s.threads, [&](i64 task) {
-    const L loop{s, task * rows, least(rows, s.batch - task * rows)};
+  const i64 sharing = (s.threads + s.heads - 1) / s.heads;  // threads for one head
+  const i64 shares = sharing * ((s.batch + sharing * L::kRows - 1) / (sharing * L::kRows));
+  const i64 rows = (s.batch + shares - 1) / shares, groups = (s.batch + rows - 1) / rows;
+  const L any{s, 0, 0, s.batch};
+  const i64 strips =
+      forward ? any.registers * (L::kGates / L::kVectors) : (any.registers + L::kBack - 1) / L::kBack;
+  parallel(s.heads * strips, s.threads, [&](i64 i) {
+    const L all{s, i / strips, 0, s.batch};
+    forward ? all.pack_forward(i % strips) : all.pack_backward(i % strips);
+  });
+  parallel(s.heads * groups, s.threads, [&](i64 task) {
+    const i64 first = task % groups * rows;
+    const L loop{s, task / groups, first, least(rows, s.batch - first)};
     forward ? loop.forward() : loop.backward();
   });
 }
@@ -327,6 +391,7 @@ inline void run_kind(const Cell& s, bool forward) {
   switch (s.kind) {
     case kGru: return run_cell<P, Gru>(s, forward);
     case kLstm: return run_cell<P, Lstm>(s, forward);
+    case kSlstm: return run_cell<P, Slstm>(s, forward);
   }
 }
 

@@ -157,11 +157,13 @@ void run_conv(const Kernels& kernels, const Shape& s, i64 dtype, i64 taps, bool 
 }
 
 void run_cell(const Kernels& kernels, const Shape& s, i64 kind, i64 dtype) {
-  const i64 gates = kind == kGru ? 3 : 4, states = kind == kGru ? 1 : 2, state = state_dtype(dtype);
-  const i64 wide = (s.width + 31) / 32 * 32, room = (gates * s.width + (gates + states + 1) * s.batch) * wide;
+  const i64 gates = kind == kGru ? 3 : 4, states = kind == kGru ? 1 : kind == kLstm ? 2 : 4;
+  const i64 state = state_dtype(dtype), heads = kind == kSlstm && s.width % 4 == 0 ? 4 : 1;
+  const i64 channels = s.width / heads, wide = (channels + 31) / 32 * 32;
+  const i64 room = heads * (gates * channels + (gates + states + 1) * s.batch) * wide;
   const Masks masks(s);
   Buffer x(dtype, s.elements() * gates), y(dtype, s.elements()), dy(dtype, s.elements());
-  Buffer dx(dtype, s.elements() * gates), weight(state, gates * s.width * s.width);
+  Buffer dx(dtype, s.elements() * gates), weight(state, gates * s.width * channels);
   Buffer bias(state, gates * s.width), before(state, s.elements()), recurrent(state, s.elements() * gates);
   Buffer h_0(state, states * s.batch * s.width), h_n(state, states * s.batch * s.width);
   Buffer dh_0(state, states * s.batch * s.width), dh_n(state, states * s.batch * s.width);
@@ -170,7 +172,7 @@ void run_cell(const Kernels& kernels, const Shape& s, i64 kind, i64 dtype) {
 
   Cell cell{};
   cell.kind = kind, cell.dtype = dtype, cell.reverse = s.reverse(), cell.threads = s.threads();
-  cell.batch = s.batch, cell.time = s.time, cell.width = s.width;
+  cell.batch = s.batch, cell.time = s.time, cell.heads = heads, cell.width = s.width;
   cell.reset = masks.reset.get(), cell.lengths = masks.lengths.get();
   cell.x = s.view(x, dtype, 0, gates), cell.weight = weight.data(), cell.bias = bias.data();
   cell.y = s.view(y, dtype), cell.state = h_0.data(), cell.state_n = h_n.data(), cell.scratch = forth.data();
@@ -530,7 +532,7 @@ void run(const char* name, const Kernels& kernels) {
                              {19, 3, 40, false, true}, {5, 5, 3, true, true}};
   for (const Shape& s : cells) {
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
-      for (i64 kind : {kGru, kLstm}) run_cell(kernels, s, kind, dtype);
+      for (i64 kind : {kGru, kLstm, kSlstm}) run_cell(kernels, s, kind, dtype);
     }
   }
   for (i64 group : {1, 13}) run_softmax(kernels, {3, 65, 26, true, true}, kFloat32, group);

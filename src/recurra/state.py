@@ -27,6 +27,8 @@ __all__ = [
     "MinRNNState",
     "OuterState",
     "RWKV4State",
+    "SLSTMBlockState",
+    "SLSTMState",
     "SelectiveState",
     "ShiftState",
     "SoftmaxState",
@@ -71,6 +73,18 @@ class LSTMState(NamedTuple):
 
     h: Tensor
     c: Tensor
+
+
+class SLSTMState(NamedTuple):
+    """State of an sLSTM: the last h, the cell c and its normaliser n, both in units of e^m; [B, H] each.
+
+    At least fp32. Where n is 0 nothing has been read yet: zeros are the empty state, whatever c and m.
+    """
+
+    h: Tensor
+    c: Tensor
+    n: Tensor
+    m: Tensor
 
 
 class KVState(NamedTuple):
@@ -134,6 +148,13 @@ class MambaState(NamedTuple):
     ssm: SelectiveState
 
 
+class SLSTMBlockState(NamedTuple):
+    """State of an sLSTM block: that of its convolution (no inputs without one) and of its cell."""
+
+    conv: ConvState
+    cell: SLSTMState
+
+
 class MinRNNState(NamedTuple):
     """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
 
@@ -149,6 +170,8 @@ KINDS: dict[str, type] = {
         ShiftState,
         GRUState,
         LSTMState,
+        SLSTMState,
+        SLSTMBlockState,
         KVState,
         SoftmaxState,
         RWKV4State,

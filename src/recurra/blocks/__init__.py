@@ -5,6 +5,7 @@ from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.s4 import S4Block, S4Config
+from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.table import BLOCKS
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
@@ -20,6 +21,8 @@ __all__ = [
     "RWKV4Config",
     "S4Block",
     "S4Config",
+    "SLSTMBlock",
+    "SLSTMConfig",
     "TransformerBlock",
     "TransformerConfig",
 ]

@@ -11,6 +11,7 @@ from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.s4 import S4Block, S4Config
+from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
 __all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse"]
@@ -70,6 +71,13 @@ BLOCKS: dict[str, Row] = {
         {},
         "y = sum e^(k_j - (t - 1 - j) w) v_j / sum e^(k_j - (t - 1 - j) w), j = t: e^(k + u)",
         "arXiv 2305.13048, section 3",
+    ),
+    "slstm": Row(
+        SLSTMConfig,
+        SLSTMBlock,
+        {},
+        "c = f c + i z, n = f n + i, h = o c / n, i = exp, all gates of x and of h in its head",
+        "arXiv 2405.04517, section 2.2",
     ),
     "s4": Row(
         S4Config,

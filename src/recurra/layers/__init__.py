@@ -8,6 +8,7 @@ from recurra.layers.minlstm import MinLSTMLayer
 from recurra.layers.recurrent import MinGRU, MinLSTM
 from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import S4DLayer
+from recurra.layers.slstm import SLSTMLayer
 from recurra.layers.table import LAYERS
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "MinLSTMLayer",
     "S4DLayer",
     "S4Layer",
+    "SLSTMLayer",
 ]

@@ -1,4 +1,4 @@
-"""What GRU and LSTM share: torch.nn's parameters around a memory-mixing cell, and its stack."""
+"""What GRU, LSTM and sLSTM share: torch.nn's parameters around a memory-mixing cell, and its stack."""
 
 import math
 from abc import ABC
@@ -47,10 +47,13 @@ class CellLayer(nn.Module, ABC):
         rows = self.PARTS * hidden_size
         empty = partial(torch.empty, device=device, dtype=dtype)
         self.weight_ih = nn.Parameter(empty(rows, input_size))
-        self.weight_hh = nn.Parameter(empty(rows, hidden_size))
+        self.weight_hh = nn.Parameter(empty(self._mixing_shape()))
         for name in ("bias_ih", "bias_hh"):
             self.register_parameter(name, nn.Parameter(empty(rows)) if bias else None)
         self.reset_parameters()
+
+    def _mixing_shape(self) -> tuple[int, ...]:
+        return self.PARTS * self.hidden_size, self.hidden_size
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""

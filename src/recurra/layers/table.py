@@ -10,6 +10,7 @@ from recurra.layers.lstm import LSTM, LSTMLayer
 from recurra.layers.mingru import MinGRULayer
 from recurra.layers.minlstm import MinLSTMLayer
 from recurra.layers.recurrent import MinGRU, MinLSTM, Recurrent
+from recurra.layers.slstm import SLSTMLayer
 
 __all__ = ["LAYERS", "Row"]
 
@@ -31,5 +32,6 @@ LAYERS: dict[str, Row] = {
     "minlstm": Row(MinLSTMLayer, MinLSTM, 3, "arXiv 2410.01201, section 3.2"),
     "gru": Row(GRULayer, GRU, 3, "arXiv 1406.1078, equations 5 to 8"),
     "lstm": Row(LSTMLayer, LSTM, 4, "Gers et al., 2000 (doi 10.1162/089976600300015015)"),
+    "slstm": Row(SLSTMLayer, None, 4, "arXiv 2405.04517, section 2.2"),
     "aaren": Row(AarenLayer, None, 3, "arXiv 2405.13956, section 3"),
 }

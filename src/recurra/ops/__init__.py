@@ -6,7 +6,7 @@ No parameters here. y, state = op(inputs..., state=None, reset=None, lengths=Non
 from recurra.ops.activation import activate
 from recurra.ops.attention import attention, attention_step
 from recurra.ops.causal_conv import causal_conv
-from recurra.ops.cell import gru, lstm
+from recurra.ops.cell import gru, lstm, slstm
 from recurra.ops.diagonal import diagonal
 from recurra.ops.gated import mingru, minlstm
 from recurra.ops.linear import linear
@@ -35,6 +35,7 @@ __all__ = [
     "project",
     "rms_norm",
     "selective",
+    "slstm",
     "softmax",
     "token_mix",
     "token_shift",

@@ -1,8 +1,9 @@
 """Memory mixing: recurrences whose gates see h_{t-1} through a matrix, and so are sequential by nature.
 
 torch.nn's GRU (arXiv 1406.1078, with its reset gate after the product) and LSTM (Hochreiter and
-Schmidhuber, 1997; forget gate: Gers et al., 2000). The C++ loop keeps nothing but y for its backward
-pass: all h are known there, so one large product gives the recurrent parts of all gates again.
+Schmidhuber, 1997; forget gate: Gers et al., 2000); xLSTM's sLSTM (arXiv 2405.04517), whose heads do not
+see each other. The C++ loop keeps nothing but y for its backward pass: all h are known there, so one
+large product gives the recurrent parts of all gates again.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from recurra.ops import native
 from recurra.ops.linear import start, state_dtype, states_before
@@ -18,15 +20,31 @@ from recurra.ops.loop import unroll
 from recurra.ops.masks import check
 from recurra.ops.project import project
 from recurra.ops.registry import define, pullback, transforms_active, uncast
-from recurra.state import GRUState, LinearState, LSTMState
+from recurra.state import GRUState, LinearState, LSTMState, SLSTMState
 
-__all__ = ["CELLS", "cell_loop", "cell_native", "gru", "gru_step", "lstm", "lstm_step"]
+__all__ = ["CELLS", "cell_loop", "cell_native", "gru", "gru_step", "lstm", "lstm_step", "slstm", "slstm_step"]
 
 
 def _recurrent(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W_hh h + b_hh in the dtype of h, also under autocast."""
+    bias = None if bias is None else bias.to(h.dtype)
     with uncast(h.device):
-        return project(h, weight.to(h.dtype), None if bias is None else bias.to(h.dtype))
+        if weight.ndim == 2:
+            return project(h, weight.to(h.dtype), bias)
+        w: Tensor = _of_heads(_by_heads(h, weight) @ weight.to(h.dtype).mT, weight)
+    return w if bias is None else w + bias
+
+
+def _by_heads(h: Tensor, weight: Tensor) -> Tensor:
+    """[heads, B, C] of h [B, heads * C], for a weight [heads, parts * C, C]."""
+    h = h.unflatten(-1, (len(weight), -1))
+    return h.transpose(0, 1)
+
+
+def _of_heads(w: Tensor, weight: Tensor) -> Tensor:
+    """[B, parts * heads * C], as gates lie, of w [heads, B, parts * C]."""
+    w = w.unflatten(-1, (-1, weight.shape[-1]))
+    return w.permute(1, 2, 0, 3).flatten(1)
 
 
 def gru_step(
@@ -50,15 +68,36 @@ def lstm_step(
     return h.to(gates.dtype), LSTMState(h, c)
 
 
+def slstm_step(
+    gates: Tensor, state: SLSTMState, weight_hh: Tensor, bias_hh: Tensor | None = None
+) -> tuple[Tensor, SLSTMState]:
+    """c_t = f c_{t-1} + i tanh(z), n_t = f n_{t-1} + i, h_t = sigmoid(o) c_t / n_t: the definition.
+
+    i = exp(i~ - m_t) and f = exp(log sigmoid(f~) + m_{t-1} - m_t), m_t the larger of both exponents, so that
+    none is above 0. Where n_{t-1} is 0, nothing has been read: m_{t-1} stands for -infinity.
+    """
+    i, f, z, o = (gates.to(state.h.dtype) + _recurrent(state.h, weight_hh, bias_hh)).chunk(4, -1)
+    before = logsigmoid(f) + state.m.masked_fill(state.n == 0, -torch.inf)
+    m = torch.maximum(before, i)
+    i, f = (i - m).exp(), (before - m).exp()
+    c, n = f * state.c + i * z.tanh(), f * state.n + i
+    h = o.sigmoid() * c / n
+    return h.to(gates.dtype), SLSTMState(h, c, n, m)
+
+
 class Cell(NamedTuple):
     """A row of cells: its parts of a gate, its step, and what it carries, h first."""
 
     parts: int
     step: Callable[..., tuple[Tensor, Any]]
-    state: type[GRUState] | type[LSTMState]
+    state: type[GRUState] | type[LSTMState] | type[SLSTMState]
 
 
-CELLS: dict[str, Cell] = {"gru": Cell(3, gru_step, GRUState), "lstm": Cell(4, lstm_step, LSTMState)}
+CELLS: dict[str, Cell] = {
+    "gru": Cell(3, gru_step, GRUState),
+    "lstm": Cell(4, lstm_step, LSTMState),
+    "slstm": Cell(4, slstm_step, SLSTMState),
+}
 
 
 # ----------------------------------------------------------------------------------------------
@@ -113,12 +152,30 @@ def _native_backward(
     if not y.numel():
         return torch.zeros_like(gates), torch.zeros_like(weight), torch.zeros_like(bias), dstate_n.clone()
     before = states_before(y, state[0], reset, lengths, reverse).flatten(0, 1)
-    dw = _recurrent(before, weight, bias)
+    dw = _every_recurrent(before, weight, bias)
     mixed = (before.view(y.shape), dw)
     dgates, dstate = native.cell_backward(
         cell, (dy, dstate_n), gates, weight, state, mixed, (reset, lengths), reverse
     )
-    return dgates, _recurrent(dw.t(), before.t(), None), dw.sum(0), dstate
+    return dgates, *_matrix_gradients(dw, before, weight), dstate
+
+
+def _every_recurrent(before: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W_hh h + b_hh of every h [N, H]; of heads [heads, N, parts * C], which spares a copy."""
+    if weight.ndim == 2:
+        return _recurrent(before, weight, bias)
+    parts = bias.unflatten(0, (-1, len(weight), weight.shape[-1])).transpose(0, 1).flatten(1)
+    with uncast(before.device):
+        return torch.baddbmm(parts[:, None], _by_heads(before, weight), weight.mT)
+
+
+def _matrix_gradients(dw: Tensor, before: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias, from those of `_every_recurrent`."""
+    if weight.ndim == 2:
+        return _recurrent(dw.t(), before.t(), None), dw.sum(0)
+    with uncast(before.device):
+        dweight = dw.mT @ _by_heads(before, weight)
+    return dweight, _of_heads(dw.sum(1)[:, None], weight)[0]
 
 
 def _fake(gates: Tensor, weight: Tensor, bias: Tensor, state: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -187,7 +244,8 @@ def _check_matrix(gates: Tensor, weight: Tensor, bias: Tensor | None, parts: int
         got = f"{gates.dtype} {list(gates.shape)}"
         raise ValueError(f"gates must be floating point [batch, time, {parts} * width], got {got}")
     rows = gates.shape[-1]
-    for name, p, shape in (("weight_hh", weight, (rows, rows // parts)), ("bias_hh", bias, (rows,))):
+    square = (rows, rows // parts) if weight.ndim == 2 else _head_shape(weight, rows, parts)
+    for name, p, shape in (("weight_hh", weight, square), ("bias_hh", bias, (rows,))):
         if p is None:
             continue
         if tuple(p.shape) != shape:
@@ -195,6 +253,13 @@ def _check_matrix(gates: Tensor, weight: Tensor, bias: Tensor | None, parts: int
         if p.device != gates.device or not p.is_floating_point():
             got = f"{p.dtype} on {p.device}"
             raise ValueError(f"{name} must be floating point on {gates.device}, like gates, got {got}")
+
+
+def _head_shape(weight: Tensor, rows: int, parts: int) -> tuple[int, int, int]:
+    heads, width = len(weight) if weight.ndim else 0, rows // parts
+    if not heads or width % heads:
+        raise ValueError(f"heads, the first axis of weight_hh, must divide {width}, got {list(weight.shape)}")
+    return heads, rows // heads, width // heads
 
 
 def begin(cell: str, state: Any, like: Tensor) -> list[Tensor]:
@@ -214,7 +279,7 @@ def run_cell(
     masks: tuple[Tensor | None, Tensor | None],
     reverse: bool,
 ) -> tuple[Tensor, Any]:
-    """`gru` or `lstm` by its name; matrix: weight_hh and bias_hh, masks: reset and lengths."""
+    """`gru`, `lstm` or `slstm` by its name; matrix: weight_hh and bias_hh, masks: reset and lengths."""
     parts, dtype = CELLS[cell].parts, state_dtype(gates.dtype)
     _check_matrix(gates, *matrix, parts)
     reset, lengths = check(gates.shape[0], gates.shape[1], gates.device, *masks)
@@ -263,3 +328,23 @@ def lstm(
     sigmoid, g: tanh; state.h and state.c [B, H]. The rest as `gru`.
     """
     return run_cell("lstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)
+
+
+def slstm(
+    gates: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None = None,
+    state: SLSTMState | None = None,
+    reset: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, SLSTMState]:
+    """c_t = f c_{t-1} + i z, n_t = f n_{t-1} + i, h_t = o c_t / n_t: sLSTM (arXiv 2405.04517, section 2.2).
+
+    gates [B, T, 4H] = [i | f | z | o], heads side by side in each; to those of head k, of C = H / heads
+    channels, weight_hh[k] [4C, C] h_{t-1} of that head is added, and bias_hh [4H]. i = exp, f and o
+    sigmoid, z tanh; c and n are in units of e^m, equations 15 to 17. The rest as `gru`. Says what the
+    paper leaves open: where n is 0, m is -infinity.
+    """
+    return run_cell("slstm", gates, (weight_hh, bias_hh), state, (reset, lengths), reverse)

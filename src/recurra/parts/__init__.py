@@ -3,10 +3,11 @@
 from recurra.parts.conv import CausalConv
 from recurra.parts.embedding import Embedding, LinearEmbedding
 from recurra.parts.linear import Linear
-from recurra.parts.mlp import MLP, SwiGLU
+from recurra.parts.mlp import GEGLU, MLP, SwiGLU
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 
 __all__ = [
+    "GEGLU",
     "MLP",
     "NORMS",
     "CausalConv",

@@ -1,11 +1,13 @@
 """What a block does with each position by itself."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from recurra.ops.activation import activate
 from recurra.parts.linear import Linear
 
-__all__ = ["MLP", "SwiGLU"]
+__all__ = ["GEGLU", "MLP", "SwiGLU"]
 
 
 class MLP(nn.Module):
@@ -26,11 +28,19 @@ class SwiGLU(nn.Module):
     arXiv 2002.05202, equation 6. up [2 hidden, width] = [G | U].
     """
 
+    ACTIVATION: ClassVar[str] = "silu"
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.up, self.down = Linear(width, 2 * hidden, bias=False), Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         gate, value = self.up(x).chunk(2, -1)
-        y: Tensor = self.down(activate("silu", gate, value), added)
+        y: Tensor = self.down(activate(self.ACTIVATION, gate, value), added)
         return y
+
+
+class GEGLU(SwiGLU):
+    """y = W_2 (gelu(G x) * U x) + added: `SwiGLU` with another gate (arXiv 2002.05202, equation 6)."""
+
+    ACTIVATION: ClassVar[str] = "gelu"

@@ -9,22 +9,30 @@ from recurra.ops.native.layout import advise, as_rows, empty_as, empty_rows, poi
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 # The order is that of `CellKind` in csrc/abi.h.
-CELLS = {"gru": 0, "lstm": 1}
-_CELL = struct.Struct("31q")
+CELLS = {"gru": 0, "lstm": 1, "slstm": 2}
+_CELL = struct.Struct("32q")
 
 
 def _cell_head(
-    kind: str, x: Tensor, width: int, reset: Tensor | None, lengths: Tensor | None, reverse: bool
+    kind: str,
+    x: Tensor,
+    weight: Tensor,
+    width: int,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
 ) -> tuple[int, ...]:
     batch, time, gates = x.shape
-    fields = (CELLS[kind], DTYPES[x.dtype], reverse, threads_for(batch * time * gates * width // 8))
-    return *fields, batch, time, width, pointer(reset), pointer(lengths), *view_of(x)
+    channels = weight.shape[-1]
+    fields = (CELLS[kind], DTYPES[x.dtype], reverse, threads_for(batch * time * gates * channels // 8))
+    return *fields, batch, time, width // channels, width, pointer(reset), pointer(lengths), *view_of(x)
 
 
-def _cell_scratch(x: Tensor, state: Tensor) -> Tensor:
+def _cell_scratch(x: Tensor, weight: Tensor, state: Tensor) -> Tensor:
     states, batch, width = state.shape
-    gates = x.shape[2]
-    return state.new_empty((gates + (gates // width + states + 1) * batch) * (-(-width // 32) * 32))
+    gates, channels = x.shape[2], weight.shape[-1]
+    rows = gates + (gates // width + states + 1) * batch * (width // channels)
+    return state.new_empty(rows * (-(-channels // 32) * 32))
 
 
 def cell(
@@ -37,15 +45,16 @@ def cell(
     lengths: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(y, state_n) of a memory-mixing cell; state [states, B, H], and weight and bias in its dtype."""
+    """(y, state_n) of a memory-mixing cell; state [states, B, H], and weight and bias in its dtype; weight
+    [parts * H, H] or [heads, parts * C, C]."""
     require(gates)
     width = state.shape[2]
     y, state = advise(empty_rows(gates, width)), state.contiguous()
     if not y.numel():
         return y, state.clone()
     x, weight, bias = as_rows(gates), weight.contiguous(), bias.contiguous()
-    state_n, scratch = torch.empty_like(state), _cell_scratch(x, state)
-    head = _cell_head(kind, x, width, reset, lengths, reverse)
+    state_n, scratch = torch.empty_like(state), _cell_scratch(x, weight, state)
+    head = _cell_head(kind, x, weight, width, reset, lengths, reverse)
     matrix, states = (weight.data_ptr(), bias.data_ptr()), (state.data_ptr(), state_n.data_ptr())
     record = _CELL.pack(*head, *matrix, *view_of(y), *states, scratch.data_ptr(), *(0,) * 11)
     call("cell_forward", record)
@@ -64,8 +73,8 @@ def cell_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of gates and state, from those of y and state_n.
 
-    mixed: before [B, T, H], h_{t-1} as step t saw it, and before weight^T + bias, contiguous, which is
-    overwritten by its own gradient.
+    mixed: before [B, T, H], h_{t-1} as step t saw it, and before weight^T + bias, contiguous, of heads the
+    heads first, which is overwritten by its own gradient.
     """
     require(gates)
     (dy, dstate_n), (before, recurrent) = cotangents, mixed
@@ -79,8 +88,8 @@ def cell_backward(
         weight.contiguous(),
         torch.empty_like(state),
     )
-    memory, scratch = before.new_empty((len(state) - 1) * before.numel()), _cell_scratch(x, state)
-    head = _cell_head(kind, x, state.shape[2], *masks, reverse)
+    memory, scratch = before.new_empty((len(state) - 1) * before.numel()), _cell_scratch(x, weight, state)
+    head = _cell_head(kind, x, weight, state.shape[2], *masks, reverse)
     starts = (weight.data_ptr(), 0, 0, 0, 0, state.data_ptr(), 0, scratch.data_ptr())
     steps = (before.data_ptr(), recurrent.data_ptr(), memory.data_ptr())
     ends = (dstate_n.data_ptr(), dstate.data_ptr())

@@ -1,0 +1,154 @@
+"""xLSTM's sLSTM block: memory mixing in heads, and the feed-forward behind it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, layer_norm
+
+from recurra.blocks.common import add_mlp, check_width, end_rows
+from recurra.layers.slstm import forget_bias, heads_of
+from recurra.ops.activation import activate
+from recurra.ops.cell import begin, slstm, slstm_step
+from recurra.ops.linear import state_dtype
+from recurra.ops.norm import LAYER_EPS
+from recurra.parts.conv import CausalConv
+from recurra.parts.mlp import GEGLU
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
+from recurra.state import ConvState, SLSTMBlockState, SLSTMState
+
+__all__ = ["SLSTMBlock", "SLSTMConfig"]
+
+
+@dataclass(frozen=True)
+class SLSTMConfig:
+    """Sizes of one block, and its place among `depth` blocks: the published draws depend on it.
+
+    heads 0: the most of up to 4 that divide the width; conv 0, mlp 0: without. The feed-forward is mlp times
+    as wide as the block, rounded up to a multiple of 64 as the published one is.
+    """
+
+    width: int
+    index: int = 0
+    depth: int = 1
+    heads: int = 0
+    conv: int = 4
+    mlp: float = 1.3
+    norm: str = "layer"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+        if not 0 <= self.index < self.depth:
+            raise ValueError(f"index must lie in 0..depth - 1, got {self.index} of depth {self.depth}")
+        heads_of(self.width, self.heads)
+        if self.conv < 0:
+            raise ValueError(f"conv must not be negative, got {self.conv}")
+        if not 0 <= self.mlp < float("inf"):
+            raise ValueError(f"mlp must not be negative, got {self.mlp}")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward."""
+        return 64 * math.ceil(self.mlp * self.width / 64)
+
+
+def _feed_forward(config: SLSTMConfig) -> GEGLU:
+    """Drawn as its authors draw it: up N(0, 2 / (5 D)), down N(0, 4 / (depth^2 D))."""
+    mlp = GEGLU(config.width, config.hidden)
+    nn.init.normal_(mlp.up.weight, std=(2 / (5 * config.width)) ** 0.5)
+    nn.init.normal_(mlp.down.weight, std=2 / (config.depth * config.width**0.5))
+    return mlp
+
+
+class SLSTMBlock(nn.Module):
+    """x += norm_heads(slstm(W_i u, W_f u, W_z v, W_o v)), v = norm(x), u = silu(conv(v));  x += mlp(norm(x)).
+
+    xLSTM (arXiv 2405.04517, figure 10, post up-projection), x [B, T, width]. gates [4, heads, C, C]: i, f, z,
+    o, each head from its own channels; weight_hh [heads, 4C, C] begins at zero, bias [4 width] as
+    `forget_bias` and zeros. Departs from the authors' code in the biases of the norms in
+    front, which begin at zero. Raises ValueError that names the argument.
+    """
+
+    # Optional submodules: torch's own types know of none.
+    conv: CausalConv | None
+    norm: RMSNorm | LayerNorm
+    mlp_norm: RMSNorm | LayerNorm | None
+    mlp: GEGLU | None
+
+    def __init__(self, config: SLSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, norm = config.width, NORMS[config.norm]
+        self.heads = heads = heads_of(width, config.heads)
+        channels, late = width // heads, config.index / max(1, config.depth - 1)
+        self.norm, self.conv = norm(width), CausalConv(width, config.conv) if config.conv else None
+        gates = torch.empty(4, heads, channels, channels)
+        self.gates = nn.Parameter(gates.normal_(0, (2 / (5 * width)) ** 0.5))
+        self.weight_hh = nn.Parameter(torch.zeros(heads, 4 * channels, channels))
+        zeros = torch.zeros(width)
+        self.bias = nn.Parameter(torch.cat([zeros, forget_bias(width, heads, late), zeros, zeros]))
+        self.head_norm = nn.Parameter(torch.ones(width))
+        self.mlp_norm = norm(width) if config.mlp else None
+        self.mlp = _feed_forward(config) if config.mlp else None
+
+    def forward(
+        self,
+        x: Tensor,
+        state: SLSTMBlockState | None = None,
+        reset: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, SLSTMBlockState]:
+        """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
+        check_width(x, ("batch", "time"), self.config.width)
+        conv, cell = (None, None) if state is None else state
+        u = v = self.norm(x)
+        if self.conv is not None:
+            u, conv = self.conv(v, conv, reset, lengths)
+            u = activate("silu", u)
+        y, cell = slstm(self._gates(u, v), self.weight_hh, self.bias, cell, reset, lengths)
+        return end_rows(self._mix(x, y), lengths), SLSTMBlockState(_history(x, conv), cell)
+
+    def step(self, x_t: Tensor, state: SLSTMBlockState | None = None) -> tuple[Tensor, SLSTMBlockState]:
+        """One step: y_t [B, width] and the state, from x_t [B, width]."""
+        check_width(x_t, ("batch",), self.config.width)
+        conv, cell = (None, None) if state is None else state
+        u = v = self.norm(x_t)
+        if self.conv is not None:
+            u, conv = self.conv.step(v, conv)
+            u = activate("silu", u)
+        gates = self._gates(u, v)
+        first = SLSTMState(*begin("slstm", cell, gates[:, None, : self.config.width]))
+        y, cell = slstm_step(gates, first, self.weight_hh, self.bias)
+        return self._mix(x_t, y), SLSTMBlockState(_history(x_t, conv), cell)
+
+    def _gates(self, u: Tensor, v: Tensor) -> Tensor:
+        """W_i u, W_f u, W_z v and W_o v side by side: in each head, one product for the two of an input."""
+        pairs = self.gates.unflatten(0, (2, 2)).transpose(1, 2).flatten(2, 3)  # [2, heads, 2 C, C]
+        inputs = torch.stack([u.flatten(0, -2), v.flatten(0, -2)]).unflatten(-1, (self.heads, -1))
+        gates: Tensor = inputs.transpose(1, 2) @ pairs.mT  # [2, heads, rows, 2 C]
+        rows: Tensor = gates.unflatten(-1, (2, -1)).permute(2, 0, 3, 1, 4)
+        return rows.reshape(*u.shape[:-1], 4 * self.config.width)
+
+    def _mix(self, x: Tensor, y: Tensor) -> Tensor:
+        """What follows the recurrence, each position by itself."""
+        p = self.config.dropout if self.training else 0.0
+        by_heads = y.unflatten(-1, (self.heads, -1))
+        normed = layer_norm(by_heads, by_heads.shape[-1:], eps=LAYER_EPS).flatten(-2)
+        y = (normed * self.head_norm).to(x.dtype)
+        if self.mlp is None or self.mlp_norm is None:
+            return x + (dropout(y, p) if p else y)
+        return add_mlp(self.mlp, self.mlp_norm, y, x, p)
+
+
+def _history(x: Tensor, conv: ConvState | None) -> ConvState:
+    """Without a conv the state holds no inputs."""
+    if conv is not None:
+        return conv
+    return ConvState(x.new_zeros(x.shape[0], 0, x.shape[-1], dtype=state_dtype(x.dtype)))
