@@ -30,7 +30,11 @@ def _bare(name: str) -> dict[str, Any]:
     """Without what can be left out, and with another size or norm, as far as the block has such a choice."""
     conv = 1 if name == "mamba" else 0  # of which the conv is no option
     bare = {"conv": conv, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
-    of_layer = {"mingru": {"learned_state": True}, "minlstm": {"learned_state": True, "normalized": False}}
+    of_layer = {
+        "mingru": {"learned_state": True},
+        "minlstm": {"learned_state": True, "normalized": False},
+        "slstm": {"heads": 2},
+    }
     known = {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
     return known | of_layer.get(name, {})
 

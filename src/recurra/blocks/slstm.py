@@ -25,7 +25,7 @@ __all__ = ["SLSTMBlock", "SLSTMConfig"]
 class SLSTMConfig:
     """Sizes of one block, and its place among `depth` blocks: the published draws depend on it.
 
-    heads 0: the most of up to 4 that divide the width; conv 0, mlp 0: without. The feed-forward is mlp times
+    heads 0: up to 4, as `heads_of`; conv 0, mlp 0: without. The feed-forward is mlp times
     as wide as the block, rounded up to a multiple of 64 as the published one is.
     """
 

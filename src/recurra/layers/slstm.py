@@ -12,10 +12,13 @@ __all__ = ["SLSTMLayer", "forget_bias", "heads_of"]
 
 
 def heads_of(width: int, heads: int) -> int:
-    """heads, or for 0 the most of up to 4 that divide the width. Raises ValueError where heads do not."""
+    """heads, or for 0 the most of up to 4, of 4 channels at least, that divide the width.
+
+    A norm over two channels knows their order alone. Raises ValueError where heads do not divide the width.
+    """
     if heads < 0 or (heads and width % heads):
         raise ValueError(f"heads must divide {width}, or be 0, got {heads}")
-    return heads or next(n for n in (4, 3, 2, 1) if width % n == 0)
+    return heads or next((n for n in (4, 3, 2) if width % n == 0 and width >= 4 * n), 1)
 
 
 def forget_bias(width: int, heads: int, late: float = 0.0) -> Tensor:
@@ -33,8 +36,8 @@ class SLSTMLayer(CellLayer):
     their parts of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh, in the order i, f, z, o (`ops.slstm`).
 
     xLSTM (arXiv 2405.04517, section 2.2). weight_hh [heads, 4C, C], C = H / heads: a head sees its own past
-    alone; heads 0: up to 4. weight_hh begins at zero and the biases as the authors' do, `forget_bias`
-    and zeros; weight_ih as in `CellLayer`.
+    alone; heads 0: up to 4, as `heads_of`. weight_hh begins at zero and the biases as the authors' do,
+    `forget_bias` and zeros; weight_ih as in `CellLayer`.
     """
 
     CELL: ClassVar[str] = "slstm"
