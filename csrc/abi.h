@@ -119,7 +119,7 @@ struct SoftmaxStep {
 struct TokenMixStep {
   i64 dtype, batch, width, mixes;
   void *x, *before, *after;  // before and after [batch, width] in the state's dtype
-  void* mix[3];              // [width]
+  void* mix[4];              // [width]
   void* y;                   // [mixes, batch, width]
 };
 
@@ -203,16 +203,16 @@ struct Matvec {
 // Rows of dweight and dbias: one for each block of this many rows, summed by the caller.
 constexpr i64 kNormBlock = 64;
 
-// Where bias is null the mean stays: RMS norm.
+// Where bias is null the mean stays: RMS norm. Row r has the weights r % groups of [groups, width].
 struct Norm {
-  i64 dtype, threads, rows, width;
+  i64 dtype, threads, rows, width, groups;
   double eps;
   void *x, *added, *weight, *bias, *sum, *y;  // added and its sum with x null where nothing is added
   void* moments;                              // [rows, 2] in the state's dtype, or null: mean and scale
   void *dsum, *dy, *dx, *dweight, *dbias;     // backward only, where x is the sum; dsum null: y alone is used
 };
 
-enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare };
+enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid };
 
 struct Activation {
   i64 kind, dtype, threads, rows, width;

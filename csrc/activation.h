@@ -73,6 +73,14 @@ struct ReluSquareOf {
   }
 };
 
+struct LogSigmoidOf {  // log(1 / (1 + e^-x)) = -softplus(-x)
+  template <class T>
+  static Value<T> at(Vec<T> x) {
+    const Softplus<T> s(-x);
+    return {-s.value, s.slope};
+  }
+};
+
 template <class P, class F>
 struct Activated {
   using T = typename P::T;
@@ -123,6 +131,7 @@ inline void choose_activation(const Activation& s, bool forward) {
     case kSilu: return run_activation<P, SiluOf>(s, forward);
     case kSigmoid: return run_activation<P, SigmoidOf>(s, forward);
     case kReluSquare: return run_activation<P, ReluSquareOf>(s, forward);
+    case kLogSigmoid: return run_activation<P, LogSigmoidOf>(s, forward);
   }
 }
 

@@ -19,9 +19,11 @@ struct NormRows {
 
   const Norm& s;
   const i64 width = s.width;
-  const Element* const weight = static_cast<const Element*>(s.weight);
 
   Element* row(void* p, i64 r) const { return static_cast<Element*>(p) + r * width; }
+  // What stands in [groups, width] for row r.
+  template <class E>
+  E* of_group(E* p, i64 r) const { return p + r % s.groups * width; }
   T* moments(i64 r) const { return static_cast<T*>(s.moments) + 2 * r; }
 
   static T total(V v) { return sum_lanes<T, kVectorBytes>(v); }
@@ -54,7 +56,8 @@ struct NormRows {
     }
     const T rate = 1 / std::sqrt(total(squares) / T(width) + T(s.eps));
     if (s.moments) moments(r)[0] = mean, moments(r)[1] = rate;
-    const Element* const bias = static_cast<const Element*>(s.bias);
+    const Element* const weight = of_group(static_cast<const Element*>(s.weight), r);
+    const Element* const bias = s.bias ? of_group(static_cast<const Element*>(s.bias), r) : nullptr;
     each_register<P>(width, [&](i64, i64 c, auto n) {
       const V v = (load<P>(x + c, n) - mean) * rate * load<P>(weight + c, n);
       store<P>(y + c, kCentred ? v + load<P>(bias + c, n) : v, n);
@@ -63,6 +66,8 @@ struct NormRows {
 
   void backward(i64 r, T* dweight, T* dbias) const {
     const Element *x = row(s.x, r), *dy = row(s.dy, r), *dsum = s.dsum ? row(s.dsum, r) : nullptr;
+    const Element* const weight = of_group(static_cast<const Element*>(s.weight), r);
+    dweight = of_group(dweight, r), dbias = dbias ? of_group(dbias, r) : nullptr;
     const T mean = kCentred ? moments(r)[0] : 0, rate = moments(r)[1];
     V products{}, slopes{};
     each_register<P>(width, [&](i64, i64 c, auto n) {
@@ -82,7 +87,8 @@ struct NormRows {
   }
 
   T* zeros(void* p, i64 index) const {
-    return p ? static_cast<T*>(std::memset(static_cast<T*>(p) + index * width, 0, width * sizeof(T))) : nullptr;
+    const i64 size = s.groups * width;
+    return p ? static_cast<T*>(std::memset(static_cast<T*>(p) + index * size, 0, size * sizeof(T))) : nullptr;
   }
 
   void block(i64 index, bool is_forward) const {

@@ -374,13 +374,13 @@ void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 out
 }
 
 void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width, bool centred) {
-  const i64 state = state_dtype(dtype), blocks = (rows + kNormBlock - 1) / kNormBlock;
-  Buffer x(dtype, rows * width), added(dtype, rows * width), weight(dtype, width), sum(dtype, rows * width);
-  Buffer y(dtype, rows * width), moments(state, 2 * rows), dx(dtype, rows * width), bias(dtype, width);
-  Buffer dweight(state, blocks * width), dbias(state, blocks * width);
+  const i64 state = state_dtype(dtype), blocks = (rows + kNormBlock - 1) / kNormBlock, groups = centred ? 2 : 1;
+  Buffer x(dtype, rows * width), added(dtype, rows * width), weight(dtype, groups * width), sum(dtype, rows * width);
+  Buffer y(dtype, rows * width), moments(state, 2 * rows), dx(dtype, rows * width), bias(dtype, groups * width);
+  Buffer dweight(state, blocks * groups * width), dbias(state, blocks * groups * width);
   x.fill(), added.fill(), weight.fill(), bias.fill();
   Norm norm{};
-  norm.dtype = dtype, norm.threads = 1 + rows % 2, norm.rows = rows, norm.width = width, norm.eps = 1e-6;
+  norm.dtype = dtype, norm.threads = 1 + rows % 2, norm.rows = rows, norm.width = width, norm.eps = 1e-6, norm.groups = groups;
   norm.x = x.data(), norm.weight = weight.data(), norm.y = y.data(), norm.moments = moments.data();
   if (centred) norm.bias = bias.data();
   if (rows > 1) norm.added = added.data(), norm.sum = sum.data();
@@ -499,8 +499,8 @@ void run(const char* name, const Kernels& kernels) {
         for (i64 group : {1, 13}) {
           if (width % group == 0) run_softmax_step(kernels, dtype, rows, width, group);
         }
-        for (i64 mixes : {2, 3}) run_token_mix_step(kernels, dtype, rows, width, mixes);
-        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare}) {
+        for (i64 mixes : {2, 4}) run_token_mix_step(kernels, dtype, rows, width, mixes);
+        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid}) {
           run_activation(kernels, kind, dtype, rows, 90 * width, rows > 1);
         }
       }

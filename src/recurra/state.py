@@ -27,6 +27,7 @@ __all__ = [
     "MinRNNState",
     "OuterState",
     "RWKV4State",
+    "RWKV5State",
     "SLSTMBlockState",
     "SLSTMState",
     "SelectiveState",
@@ -141,6 +142,14 @@ class OuterState(NamedTuple):
     max: Tensor
 
 
+class RWKV5State(NamedTuple):
+    """State of an RWKV-5 block: as that of RWKV-4, with a matrix for each head in place of averages."""
+
+    time: ConvState
+    memory: OuterState
+    channel: ConvState
+
+
 class MambaState(NamedTuple):
     """State of a Mamba block: that of its convolution and of its selective recurrence."""
 
@@ -175,6 +184,7 @@ KINDS: dict[str, type] = {
         KVState,
         SoftmaxState,
         RWKV4State,
+        RWKV5State,
         SelectiveState,
         MambaState,
         MinRNNState,

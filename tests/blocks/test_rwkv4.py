@@ -40,7 +40,7 @@ NAMES = {
 }
 
 
-def _theirs(name: str, house: int) -> str:
+def theirs(name: str, house: int) -> str:
     """What transformers (0) or the authors (1) call a parameter of ours."""
     outside = {
         "embed.weight": ("rwkv.embeddings.weight", "emb.weight"),
@@ -68,7 +68,7 @@ def _peer(model: SequenceModel) -> Any:
     )
     peer = RwkvForCausalLM(config)
     shapes = {name: p.shape for name, p in peer.named_parameters()}
-    ours = {_theirs(name, 0): p.detach().clone() for name, p in model.named_parameters()}
+    ours = {theirs(name, 0): p.detach().clone() for name, p in model.named_parameters()}
     peer.load_state_dict({name: p.view(shapes[name]) for name, p in ours.items()})
     return peer
 
@@ -81,9 +81,9 @@ def test_logits_and_gradients() -> None:
     seed = torch.randn_like(logits)
     logits.backward(seed)
     want.backward(seed)
-    theirs = dict(peer.named_parameters())
+    others = dict(peer.named_parameters())
     for name, p in model.named_parameters():
-        other = theirs[_theirs(name, 0)].grad
+        other = others[theirs(name, 0)].grad
         assert other.any(), name
         close(p.grad, other.view(p.shape))
 
@@ -114,7 +114,7 @@ def test_drawn_as_published() -> None:
     fresh = dict(RwkvForCausalLM(_peer(model).config).named_parameters())
     for name, p in model.named_parameters():
         if "mix_" in name.rsplit(".", 1)[-1] or name.endswith("decay"):
-            close(p, fresh[_theirs(name, 0)].view(p.shape))
+            close(p, fresh[theirs(name, 0)].view(p.shape))
     block = model.blocks[1]
     close(block.time_mix.bonus.exp()[:3], torch.tensor([0.3, 0.3 * math.exp(0.5), 0.3 * math.exp(-0.5)]))
     for linear in (block.time_mix.key, block.time_mix.receptance, block.time_mix.out):
@@ -126,7 +126,7 @@ def test_drawn_as_published() -> None:
     assert block.first_norm is None
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """rwkv.cpp's file: a header, then for each tensor its axes (the last first), its name and its numbers."""
     data, at, tensors = path.read_bytes(), 24, {}
     while at < len(data):
@@ -144,12 +144,12 @@ def test_a_trained_model() -> None:
     if "RECURRA_DATA" not in os.environ:
         pytest.skip("RECURRA_DATA is not set: a folder with models/rwkv_tiny of rwkv.cpp's tests")
     folder = Path(os.environ["RECURRA_DATA"]) / "models" / "rwkv_tiny"
-    given = _tensors(folder / "tiny-rwkv-4v0-660K-FP32.bin")
+    given = read_tensors(folder / "tiny-rwkv-4v0-660K-FP32.bin")
     vocabulary, width = given["emb.weight"].shape
     options = {"mlp": len(given["blocks.0.ffn.key.weight"]) / width}
     model = recurra.language_model("rwkv4", vocabulary, width, 4, options=options)
     for name, p in model.named_parameters():
-        x = given.pop(_theirs(name, 1)).view(p.shape)
+        x = given.pop(theirs(name, 1)).view(p.shape)
         # The file holds -exp(decay).
         p.copy_((-x).log() if name.endswith("decay") else x)
     assert not given

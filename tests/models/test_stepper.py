@@ -38,10 +38,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "aaren": {},
     "aaren of one head without MLP": {"options": {"heads": 1, "mlp": 0.0}},
     "rwkv4": {},
+    "rwkv5": {},
+    "rwkv5 of two heads": {"options": {"heads": 2, "mlp": 0.0}},
     "rwkv4 without channel mix": {"options": {"mlp": 0.0, "norm": "rms"}},
 }
 # What falls out of here has become slow.
-RECORDED = ["mingru", "minlstm", "aaren", "rwkv4", "s4", "s4d", "mamba", "transformer"]
+RECORDED = ["mingru", "minlstm", "aaren", "rwkv4", "rwkv5", "s4", "s4d", "mamba", "transformer"]
 every = pytest.mark.parametrize("name", MODELS)
 
 

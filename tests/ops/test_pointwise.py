@@ -17,7 +17,7 @@ from recurra import ops
 from recurra.ops import native
 from recurra.ops.activation import ACTIVATIONS
 from recurra.ops.activation import OP as ACTIVATION
-from recurra.ops.norm import EPS, LAYER_EPS
+from recurra.ops.norm import EPS, LAYER_EPS, head_norm
 from recurra.ops.norm import OP as NORM
 from recurra.ops.project import OP as PROJECT
 from recurrences import NATIVE
@@ -47,6 +47,11 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(x, weight.shape, weight, bias, LAYER_EPS)
 
 
+def _head_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rows = x.reshape(-1, weight.numel())
+    return F.group_norm(rows, len(weight), weight.flatten(), bias.flatten(), LAYER_EPS).view(x.shape)
+
+
 def _added_layer_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return x + added, _layer_norm(x + added, weight, bias)
 
@@ -72,6 +77,10 @@ def _centred(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
     return [(*at, width)] * 2 + [(width,)] * 2
 
 
+def _of_heads(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
+    return [(*at, 3, max(width, 4))] + [(3, max(width, 4))] * 2
+
+
 ROWS = {
     **{kind: Row(partial(ops.activate, kind), f, _one) for kind, f in ACTIVATIONS.items()},
     **{f"{kind} gate": Row(partial(ops.activate, kind), _gate(f), _two) for kind, f in ACTIVATIONS.items()},
@@ -84,6 +93,7 @@ ROWS = {
         lambda at, width: _centred(at, width)[1:],
     ),
     "added layer norm": Row(ops.add_layer_norm, _added_layer_norm, _centred),
+    "head norm": Row(head_norm, _head_norm, _of_heads),
     "added product": Row(
         ops.project,
         lambda x, weight, bias, added: F.linear(x, weight, bias) + added,
@@ -254,7 +264,7 @@ def test_parts_of_one_tensor() -> None:
 
 def test_errors() -> None:
     x = torch.randn(2, 3, 8)
-    with pytest.raises(ValueError, match="kind must be one of gelu, silu, sigmoid, relu_square, got 'swish'"):
+    with pytest.raises(ValueError, match=r"kind must be one of gelu, .*, log_sigmoid, got 'swish'"):
         ops.activate("swish", x)
     with pytest.raises(ValueError, match=r"factor must be like x, \[2, 3, 8\], got \[8\]"):
         ops.activate("silu", x, x[0, 0])

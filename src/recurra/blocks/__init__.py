@@ -4,6 +4,7 @@ from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
+from recurra.blocks.rwkv5 import RWKV5Block, RWKV5Config
 from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.table import BLOCKS
@@ -19,6 +20,8 @@ __all__ = [
     "MinRNNConfig",
     "RWKV4Block",
     "RWKV4Config",
+    "RWKV5Block",
+    "RWKV5Config",
     "S4Block",
     "S4Config",
     "SLSTMBlock",

@@ -10,6 +10,7 @@ from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
+from recurra.blocks.rwkv5 import RWKV5Block, RWKV5Config
 from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
@@ -78,6 +79,13 @@ BLOCKS: dict[str, Row] = {
         {},
         "c = f c + i z, n = f n + i, h = o c / n, i = exp, all gates of x and of h in its head",
         "arXiv 2405.04517, section 2.2",
+    ),
+    "rwkv5": Row(
+        RWKV5Config,
+        RWKV5Block,
+        {},
+        "C = diag(w) C + k v', y = (C_before + diag(u) k v')' r",
+        "arXiv 2404.05892, section 4.1",
     ),
     "s4": Row(
         S4Config,

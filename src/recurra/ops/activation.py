@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "sigmoid": torch.sigmoid,
     "relu_square": lambda x: x.relu().square(),
+    "log_sigmoid": F.logsigmoid,
 }
 
 
@@ -82,7 +83,7 @@ BACKWARD = define(
 
 def activate(kind: str, x: Tensor, factor: Tensor | None = None, added: Tensor | None = None) -> Tensor:
     """y = f(x), times factor and plus added unless None; f one of gelu (x Phi(x), arXiv 1606.08415), silu
-    (x sigmoid(x)), sigmoid, relu_square (max(x, 0)^2).
+    (x sigmoid(x)), sigmoid, relu_square (max(x, 0)^2), log_sigmoid.
 
     x, factor, added [...] of one shape; parts of one tensor, as of a fused product, are not copied. Raises
     ValueError that names the argument.

@@ -10,7 +10,7 @@ from recurra.ops import native
 from recurra.ops.linear import state_dtype
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
 
-__all__ = ["EPS", "LAYER_EPS", "add_layer_norm", "add_rms_norm", "rms_norm"]
+__all__ = ["EPS", "LAYER_EPS", "add_layer_norm", "add_rms_norm", "head_norm", "rms_norm"]
 
 EPS, LAYER_EPS = 1e-6, 1e-5
 
@@ -22,6 +22,9 @@ def norm_open(
     total = x if added is None else x + added
     wide = total.to(state_dtype(total.dtype))
     w = weight.to(wide.dtype)
+    if bias is not None and weight.ndim > 1:  # of each head its own
+        normed = F.layer_norm(wide, wide.shape[-1:], eps=eps)
+        return total, (normed * w + bias.to(wide.dtype)).to(x.dtype)
     if bias is None:
         return total, F.rms_norm(wide, w.shape, w, eps).to(x.dtype)
     return total, F.layer_norm(wide, w.shape, w, bias.to(wide.dtype), eps).to(x.dtype)
@@ -90,7 +93,7 @@ def _fake_backward(
     return (
         x.new_empty(x.shape),
         weight.new_empty(weight.shape),
-        weight.new_empty(len(weight) if centred else 0),
+        weight.new_empty(weight.shape if centred else 0),
     )
 
 
@@ -111,20 +114,22 @@ BACKWARD = define(
 )
 
 
-def _like_last_axis(name: str, vector: Tensor, x: Tensor) -> None:
-    if x.shape[-1:] != vector.shape or vector.device != x.device:
-        wanted, got = f"{list(x.shape[-1:])} on {x.device}", f"{list(vector.shape)} on {vector.device}"
-        raise ValueError(f"{name} must be {wanted}, as the last axis of x, got {got}")
+def _like_last_axes(name: str, given: Tensor, x: Tensor, axes: int) -> None:
+    shape = x.shape[-axes:]
+    if given.shape != shape or given.ndim != axes or given.device != x.device:
+        last = "axis" if axes == 1 else "axes"
+        wanted, got = f"{list(shape)} on {x.device}", f"{list(given.shape)} on {given.device}"
+        raise ValueError(f"{name} must be {wanted}, as the last {last} of x, got {got}")
 
 
 def _add_norm(
-    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, axes: int = 1
 ) -> tuple[Tensor, Tensor]:
     if not (x.is_floating_point() or x.is_complex()) or not x.ndim:
         raise ValueError(f"x must be floating point [..., width], got {x.dtype} {list(x.shape)}")
-    _like_last_axis("weight", weight, x)
+    _like_last_axes("weight", weight, x, axes)
     if bias is not None:
-        _like_last_axis("bias", bias, x)
+        _like_last_axes("bias", bias, x, axes)
     if added is not None:
         if added.shape != x.shape or added.device != x.device:
             wanted, got = f"{list(x.shape)} on {x.device}", f"{list(added.shape)} on {added.device}"
@@ -160,3 +165,11 @@ def add_layer_norm(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """y = w x / sqrt(mean(x^2) + 1e-6): `add_rms_norm` of nothing added."""
     return add_rms_norm(x, None, weight)[1]
+
+
+def head_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_EPS) -> Tensor:
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b, each head by itself: a group norm of channels.
+
+    x [..., H, C], weight, bias [H, C]. Raises ValueError that names the argument.
+    """
+    return _add_norm(x, None, weight, bias, eps, axes=2)[1]

@@ -4,7 +4,7 @@ from recurra.parts.conv import CausalConv
 from recurra.parts.embedding import Embedding, LinearEmbedding
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import GEGLU, MLP, SwiGLU
-from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
+from recurra.parts.norm import NORMS, HeadNorm, LayerNorm, RMSNorm
 
 __all__ = [
     "GEGLU",
@@ -12,6 +12,7 @@ __all__ = [
     "NORMS",
     "CausalConv",
     "Embedding",
+    "HeadNorm",
     "LayerNorm",
     "Linear",
     "LinearEmbedding",

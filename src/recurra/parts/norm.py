@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from recurra.ops.norm import EPS, LAYER_EPS, add_layer_norm, add_rms_norm
+from recurra.ops.norm import EPS, LAYER_EPS, add_layer_norm, add_rms_norm, head_norm
 
-__all__ = ["NORMS", "LayerNorm", "RMSNorm"]
+__all__ = ["NORMS", "HeadNorm", "LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):
@@ -46,6 +46,22 @@ class LayerNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}"
+
+
+class HeadNorm(nn.Module):
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b for each head of x [..., H, C] by itself; y [..., H C]."""
+
+    def __init__(self, heads: int, channels: int, eps: float = LAYER_EPS) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(heads, channels))
+        self.bias = nn.Parameter(torch.zeros(heads, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return head_norm(x, self.weight, self.bias, self.eps).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return "{}, {}".format(*self.weight.shape)
 
 
 NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}

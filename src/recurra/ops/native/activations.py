@@ -8,7 +8,7 @@ from recurra.ops.native.layout import advise, flat_rows, rows_of
 from recurra.ops.native.library import DTYPES, call, threads_for
 
 # The order is that of the `ActivationKind` enumeration in csrc/abi.h.
-ACTIVATIONS = {"gelu": 0, "silu": 1, "sigmoid": 2, "relu_square": 3}
+ACTIVATIONS = {"gelu": 0, "silu": 1, "sigmoid": 2, "relu_square": 3, "log_sigmoid": 4}
 _ACTIVATION = struct.Struct("17q")
 
 

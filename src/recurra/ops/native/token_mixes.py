@@ -7,12 +7,12 @@ from torch import Tensor
 
 from recurra.ops.native.library import DTYPES, call
 
-MAX_MIXES = 3
-_STEP = struct.Struct("11q")
+MAX_MIXES = 4
+_STEP = struct.Struct("12q")
 
 
 def token_mix_step(x: Tensor, mixes: tuple[Tensor, ...], before: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """(m x + (1 - m) before for each of at most three mixes [D], x in the dtype of before).
+    """(m x + (1 - m) before for each of at most four mixes [D], x in the dtype of before).
 
     x, before [B, D]; everything contiguous, x and mixes of one dtype (unchecked).
     """
