@@ -1,7 +1,4 @@
-"""sLSTM beside the authors' package with the same weights, cell and block; and how the block begins.
-
-The package (xlstm 2.0.6, without its dependencies) is no part of the test extra: it asks for CUDA's tools.
-"""
+"""sLSTM beside the authors' package with the same weights, cell and block; and how the block begins."""
 
 from typing import Any
 
