@@ -52,7 +52,7 @@ def _renamed(block: SLSTMBlock) -> dict[str, Tensor]:
         "xlstm.conv1d.conv.bias": ours["conv.bias"],
         "xlstm.slstm_cell._recurrent_kernel_": ours["weight_hh"],
         "xlstm.slstm_cell._bias_": ours["bias"],
-        "xlstm.group_norm.weight": ours["head_norm"] - 1,
+        "xlstm.group_norm.weight": ours["head_norm.weight"].flatten() - 1,
         "ffn_norm.weight": ours["mlp_norm.weight"] - 1,
         "ffn.proj_up.weight": ours["mlp.up.weight"],
         "ffn.proj_down.weight": ours["mlp.down.weight"],
@@ -69,7 +69,7 @@ def test_block() -> None:
     """Outputs, and the gradients of the input and of every parameter; in the package norms have no bias."""
     peer, block = _peer(0, 1).double(), SLSTMBlock(SLSTMConfig(WIDTH)).double()
     with torch.no_grad():
-        for p in (block.weight_hh, block.norm.weight, block.head_norm):
+        for p in (block.weight_hh, block.norm.weight, block.head_norm.weight):
             p.add_(torch.randn_like(p) / 3)
     x = torch.randn(2, TIME, WIDTH, dtype=torch.float64, requires_grad=True)
     renamed = _renamed(block)

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, layer_norm
+from torch.nn.functional import dropout
 
 from recurra.blocks.common import add_mlp, check_width, end_rows
 from recurra.layers.slstm import forget_bias, heads_of
 from recurra.ops.activation import activate
 from recurra.ops.cell import begin, slstm, slstm_step
 from recurra.ops.linear import state_dtype
-from recurra.ops.norm import LAYER_EPS
 from recurra.parts.conv import CausalConv
 from recurra.parts.mlp import GEGLU
-from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
+from recurra.parts.norm import NORMS, HeadNorm, LayerNorm, RMSNorm
 from recurra.state import ConvState, SLSTMBlockState, SLSTMState
 
 __all__ = ["SLSTMBlock", "SLSTMConfig"]
@@ -72,8 +71,8 @@ class SLSTMBlock(nn.Module):
 
     xLSTM (arXiv 2405.04517, figure 10, post up-projection), x [B, T, width]. gates [4, heads, C, C]: i, f, z,
     o, each head from its own channels; weight_hh [heads, 4C, C] begins at zero, bias [4 width] as
-    `forget_bias` and zeros. Departs from the authors' code in the biases of the norms in
-    front, which begin at zero. Raises ValueError that names the argument.
+    `forget_bias` and zeros. Departs from the authors' code in the biases of the norms,
+    which begin at zero. Raises ValueError that names the argument.
     """
 
     # Optional submodules: torch's own types know of none.
@@ -94,7 +93,7 @@ class SLSTMBlock(nn.Module):
         self.weight_hh = nn.Parameter(torch.zeros(heads, 4 * channels, channels))
         zeros = torch.zeros(width)
         self.bias = nn.Parameter(torch.cat([zeros, forget_bias(width, heads, late), zeros, zeros]))
-        self.head_norm = nn.Parameter(torch.ones(width))
+        self.head_norm = HeadNorm(heads, channels)
         self.mlp_norm = norm(width) if config.mlp else None
         self.mlp = _feed_forward(config) if config.mlp else None
 
@@ -139,9 +138,7 @@ class SLSTMBlock(nn.Module):
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the recurrence, each position by itself."""
         p = self.config.dropout if self.training else 0.0
-        by_heads = y.unflatten(-1, (self.heads, -1))
-        normed = layer_norm(by_heads, by_heads.shape[-1:], eps=LAYER_EPS).flatten(-2)
-        y = (normed * self.head_norm).to(x.dtype)
+        y = self.head_norm(y.unflatten(-1, (self.heads, -1))).to(x.dtype)
         if self.mlp is None or self.mlp_norm is None:
             return x + (dropout(y, p) if p else y)
         return add_mlp(self.mlp, self.mlp_norm, y, x, p)
