@@ -23,6 +23,7 @@ __all__ = [
     "KVState",
     "LSTMState",
     "LinearState",
+    "MLSTMState",
     "MambaState",
     "MinRNNState",
     "OuterState",
@@ -164,6 +165,13 @@ class SLSTMBlockState(NamedTuple):
     cell: SLSTMState
 
 
+class MLSTMState(NamedTuple):
+    """State of an mLSTM block: that of its convolution, and the matrices of its heads."""
+
+    conv: ConvState
+    memory: OuterState
+
+
 class MinRNNState(NamedTuple):
     """State of a minRNN block: that of its convolution (no inputs without one) and of its layer."""
 
@@ -187,6 +195,7 @@ KINDS: dict[str, type] = {
         RWKV5State,
         SelectiveState,
         MambaState,
+        MLSTMState,
         MinRNNState,
         OuterState,
     )

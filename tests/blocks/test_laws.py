@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 def _bare(name: str) -> dict[str, Any]:
     """Without what can be left out, and with another size or norm, as far as the block has such a choice."""
-    conv = 1 if name == "mamba" else 0  # of which the conv is no option
+    conv = 1 if name in ("mamba", "mlstm") else 0  # of which the conv is no option
     bare = {"conv": conv, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
     of_layer = {
         "mingru": {"learned_state": True},
@@ -39,6 +39,8 @@ def _bare(name: str) -> dict[str, Any]:
     return known | of_layer.get(name, {})
 
 
+# Its norm lifts what a head reads: where query and key nearly cancel, as a first step can, roundings with it.
+LOOSE = {"mlstm": 32.0}
 EVERY = [Kind(name, options) for name in BLOCKS for options in ({}, _bare(name))]
 every = pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name + ("-bare" if kind.options else ""))
 
@@ -197,7 +199,7 @@ def test_bf16(kind: Kind) -> None:
     assert got.dtype == torch.bfloat16
     kept = torch.bfloat16 if isinstance(end, KVState) else torch.float32
     assert all(leaf.real.dtype == kept for leaf in leaves(end) if leaf.dtype != torch.int64)
-    close(got, want, 8)
+    close(got, want, LOOSE.get(kind.name, 8))
 
 
 @every
@@ -209,7 +211,7 @@ def test_autocast(kind: Kind) -> None:
         y, _ = block.step(x[:, 0])
     assert got.dtype == torch.float32
     assert all(leaf.real.dtype == torch.float32 for leaf in leaves(end) if leaf.dtype != torch.int64)
-    bound = 8 * torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps
+    bound = LOOSE.get(kind.name, 8) * torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps
     close(got, want, bound)
     close(y, want[:, 0], bound)
 

@@ -3,6 +3,7 @@
 from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
+from recurra.blocks.mlstm import MLSTMBlock, MLSTMConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.rwkv5 import RWKV5Block, RWKV5Config
 from recurra.blocks.s4 import S4Block, S4Config
@@ -14,6 +15,8 @@ __all__ = [
     "BLOCKS",
     "AarenBlock",
     "AarenConfig",
+    "MLSTMBlock",
+    "MLSTMConfig",
     "MambaBlock",
     "MambaConfig",
     "MinRNNBlock",

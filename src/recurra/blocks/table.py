@@ -9,6 +9,7 @@ from torch import nn
 from recurra.blocks.aaren import AarenBlock, AarenConfig
 from recurra.blocks.mamba import MambaBlock, MambaConfig
 from recurra.blocks.minrnn import MinRNNBlock, MinRNNConfig
+from recurra.blocks.mlstm import MLSTMBlock, MLSTMConfig
 from recurra.blocks.rwkv4 import RWKV4Block, RWKV4Config
 from recurra.blocks.rwkv5 import RWKV5Block, RWKV5Config
 from recurra.blocks.s4 import S4Block, S4Config
@@ -79,6 +80,13 @@ BLOCKS: dict[str, Row] = {
         {},
         "c = f c + i z, n = f n + i, h = o c / n, i = exp, all gates of x and of h in its head",
         "arXiv 2405.04517, section 2.2",
+    ),
+    "mlstm": Row(
+        MLSTMConfig,
+        MLSTMBlock,
+        {},
+        "C = f C + i k v', n = f n + i k, y = C' q / max(|n q|, 1), i = exp",
+        "arXiv 2405.04517, section 2.3",
     ),
     "rwkv5": Row(
         RWKV5Config,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.ops.norm import EPS, LAYER_EPS, add_layer_norm, add_rms_norm, head_norm
+from recurra.parts.kept import Kept
 
 __all__ = ["NORMS", "HeadNorm", "LayerNorm", "RMSNorm"]
 
@@ -49,16 +50,22 @@ class LayerNorm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b for each head of x [..., H, C] by itself; y [..., H C]."""
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b for each head of x [..., H, C] by itself; y [..., H C].
 
-    def __init__(self, heads: int, channels: int, eps: float = LAYER_EPS) -> None:
+    Without a bias, b = 0.
+    """
+
+    def __init__(self, heads: int, channels: int, eps: float = LAYER_EPS, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(heads, channels))
-        self.bias = nn.Parameter(torch.zeros(heads, channels))
+        self.bias = nn.Parameter(torch.zeros(heads, channels)) if bias else None
+        self._kept = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
-        return head_norm(x, self.weight, self.bias, self.eps).flatten(-2)
+        weight, bias = self.weight, self.bias
+        zeros = bias if bias is not None else self._kept(lambda: torch.zeros_like(weight), weight)
+        return head_norm(x, weight, zeros, self.eps).flatten(-2)
 
     def extra_repr(self) -> str:
         return "{}, {}".format(*self.weight.shape)
