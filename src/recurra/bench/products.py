@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.layers.aaren import AarenLayer
-from recurra.parts import CausalConv, Embedding
+from recurra.parts import CausalConv, Embedding, HeadNorm
 
 LINEAR, PROJECT = "products: nn.Linear", "products: ops.project"
 
@@ -19,7 +19,8 @@ def matrices(model: nn.Module) -> Iterator[tuple[int, int, bool]]:
             bias = module.bias_ih is not None
             yield module.heads, module.input_size, bias
             yield module.hidden_size, module.input_size, bias
-        elif not isinstance(module, (CausalConv, Embedding)):
+        elif not isinstance(module, (CausalConv, Embedding, HeadNorm)):
+            # Nor are the products within heads or fours of channels, as in sLSTM and mLSTM: a few in a hundred.
             yield from _own(module)
 
 
