@@ -20,7 +20,7 @@ def matrices(model: nn.Module) -> Iterator[tuple[int, int, bool]]:
             yield module.heads, module.input_size, bias
             yield module.hidden_size, module.input_size, bias
         elif not isinstance(module, (CausalConv, Embedding, HeadNorm)):
-            # Nor are the products within heads or fours of channels, as in sLSTM and mLSTM: a few in a hundred.
+            # Products within heads, as sLSTM has them, and within fours of channels, mLSTM, do not count.
             yield from _own(module)
 
 
