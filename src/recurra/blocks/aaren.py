@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
 from recurra.layers.aaren import AarenLayer, head_channels
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
@@ -25,15 +25,8 @@ class AarenConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+        check_fields(self)
         head_channels(self.width, self.heads)
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if not 0 <= self.mlp < float("inf"):
-            raise ValueError(f"mlp must not be negative, got {self.mlp}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 class AarenBlock(nn.Module):

@@ -1,12 +1,28 @@
 """What blocks do with their input and output, whatever stands between."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from recurra.parts.norm import LayerNorm, RMSNorm
+from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 
-__all__ = ["add_mlp", "add_residual", "check_width", "end_rows"]
+__all__ = ["add_mlp", "add_residual", "check_fields", "check_width", "end_rows"]
+
+
+def check_fields(config: Any) -> None:
+    """Raise ValueError where a field that configs of blocks share is out of its range; mlp 0: without."""
+    if config.width < 1:
+        raise ValueError(f"width must be at least 1, got {config.width}")
+    if hasattr(config, "index") and not 0 <= config.index < config.depth:
+        raise ValueError(f"index must lie in 0..depth - 1, got {config.index} of depth {config.depth}")
+    if hasattr(config, "mlp") and not 0 <= config.mlp < float("inf"):
+        raise ValueError(f"mlp must not be negative, got {config.mlp}")
+    if config.norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {config.norm!r}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {config.dropout}")
 
 
 def check_width(x: Tensor, axes: tuple[str, ...], width: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_residual, check_width, end_rows
+from recurra.blocks.common import add_residual, check_fields, check_width, end_rows
 from recurra.ops.activation import activate
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
@@ -38,8 +38,6 @@ class MambaConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         for field in ("width", "state", "conv"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -51,8 +49,7 @@ class MambaConfig:
             raise ValueError(
                 f"dt_min and dt_max must be a range above 0, got {self.dt_min} and {self.dt_max}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(self)
 
     @property
     def hidden(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
 from recurra.layers.table import LAYERS
 from recurra.ops.gated import CANDIDATES
 from recurra.ops.linear import state_dtype
@@ -41,17 +41,14 @@ class MinRNNConfig:
 
     def __post_init__(self) -> None:
         self._check_names()
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        if not self.expansion > 0 or self.hidden < 1:
-            raise ValueError(f"expansion * width must be at least 1, got {self.expansion} * {self.width}")
         if self.conv < 0 or not 0 <= self.mlp < float("inf"):
             raise ValueError(f"conv and mlp must not be negative, got {self.conv} and {self.mlp}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(self)
+        if not self.expansion > 0 or self.hidden < 1:
+            raise ValueError(f"expansion * width must be at least 1, got {self.expansion} * {self.width}")
 
     def _check_names(self) -> None:
-        for field, known in (("layer", _CARRIED), ("norm", NORMS), ("candidate", CANDIDATES)):
+        for field, known in (("layer", _CARRIED), ("candidate", CANDIDATES)):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")
         for field, layers in _CHOICES.items():

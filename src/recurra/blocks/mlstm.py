@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_residual, check_width, end_rows
+from recurra.blocks.common import add_residual, check_fields, check_width, end_rows
 from recurra.ops.activation import activate
 from recurra.ops.outer import outer, take_outer_step
 from recurra.parts.conv import CausalConv
@@ -38,19 +38,14 @@ class MLSTMConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         for field in ("width", "heads", "conv"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not 0 <= self.index < self.depth:
-            raise ValueError(f"index must lie in 0..depth - 1, got {self.index} of depth {self.depth}")
         if not 0 < self.expansion < float("inf"):
             raise ValueError(f"expansion must be greater than 0, got {self.expansion}")
         if self.hidden % self.heads:
             raise ValueError(f"heads must divide {self.hidden}, got {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(self)
 
     @property
     def hidden(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from recurra.blocks.common import check_width, end_rows
+from recurra.blocks.common import check_fields, check_width, end_rows
 from recurra.ops.activation import activate
 from recurra.ops.token_mix import token_mix, token_mix_step
 from recurra.parts.linear import Linear
@@ -36,16 +36,7 @@ class RWKVConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        if not 0 <= self.index < self.depth:
-            raise ValueError(f"index must lie in 0..depth - 1, got {self.index} of depth {self.depth}")
-        if not 0 <= self.mlp < float("inf"):
-            raise ValueError(f"mlp must not be negative, got {self.mlp}")
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(self)
 
 
 class Masks(NamedTuple):

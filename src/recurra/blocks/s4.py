@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from recurra.blocks.common import add_mlp, check_width, end_rows
+from recurra.blocks.common import add_mlp, check_fields, check_width, end_rows
 from recurra.layers.hippo import DIAGONALS
 from recurra.layers.s4 import S4Layer
 from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
@@ -41,13 +41,10 @@ class S4Config:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if not 0 < self.dt_min <= self.dt_max:
             raise ValueError(f"dt_min must be positive and at most dt_max, got {self.dt_min}, {self.dt_max}")
-        if not 0 <= self.mlp < float("inf"):
-            raise ValueError(f"mlp must not be negative, got {self.mlp}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(self)
 
     def _check_names(self) -> None:
-        names = {"layer": LAYERS, "init": DIAGONALS, "discretisation": DISCRETISATIONS, "norm": NORMS}
+        names = {"layer": LAYERS, "init": DIAGONALS, "discretisation": DISCRETISATIONS}
         for field, known in names.items():
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}")

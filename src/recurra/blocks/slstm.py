@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from recurra.blocks.common import add_mlp, check_width, end_rows
+from recurra.blocks.common import add_mlp, check_fields, check_width, end_rows
 from recurra.layers.slstm import forget_bias, heads_of
 from recurra.ops.activation import activate
 from recurra.ops.cell import begin, slstm, slstm_step
@@ -38,19 +38,10 @@ class SLSTMConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        if not 0 <= self.index < self.depth:
-            raise ValueError(f"index must lie in 0..depth - 1, got {self.index} of depth {self.depth}")
+        check_fields(self)
         heads_of(self.width, self.heads)
         if self.conv < 0:
             raise ValueError(f"conv must not be negative, got {self.conv}")
-        if not 0 <= self.mlp < float("inf"):
-            raise ValueError(f"mlp must not be negative, got {self.mlp}")
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     @property
     def hidden(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from recurra import state as states
-from recurra.blocks.common import add_mlp, add_residual, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
 from recurra.ops.attention import KVRoom, attention, attention_step, with_room
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
@@ -31,8 +31,6 @@ class TransformerConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width must be even and at least 2, got {self.width}")
         if self.heads < 0 or (self.heads and self.width % (2 * self.heads)):
@@ -41,8 +39,7 @@ class TransformerConfig:
             raise ValueError(f"window and mlp must not be negative, got {self.window} and {self.mlp}")
         if not self.base > 1:
             raise ValueError(f"base must be greater than 1, got {self.base}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(self)
 
     @property
     def channels(self) -> int:
