@@ -1,8 +1,9 @@
 """How many answers of a model are right."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from recurra.models.cross_entropy import IGNORED
 from recurra.tasks.losses import CHUNK, device_of
 
-__all__ = ["CLOSE", "Answers", "asked", "judge", "lines", "mean", "scores"]
+__all__ = ["CLOSE", "Answered", "Answers", "asked", "judge", "mean"]
 
 # A number is right where it is off by no more, as in Hochreiter and Schmidhuber, 1997, section 5.4.
 CLOSE = 0.04
@@ -53,18 +54,42 @@ def mean(parts: Sequence[Answers]) -> Answers:
     return Answers(fmean(accuracies), fmean(losses), sum(counts))
 
 
-def scores(judged: Mapping[str, Answers], chance: float) -> dict[str, float]:
-    """Numbers such as `accuracy@40`, of the answers at each length."""
-    return {f"{k}@{where}": v for where, found in judged.items() for k, v in _values(found, chance).items()}
+class Answered(ABC):
+    """A task that is judged by its share of right answers."""
+
+    metric: ClassVar[str] = "accuracy"
+    vocabulary: ClassVar[None] = None
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """Share of right answers of a guess."""
+
+    @abstractmethod
+    def judged(self, model: Any, context: int, lengths: Sequence[int] = ()) -> Mapping[str, Answers]:
+        """Answers to what is held out to test on, by the name of their length."""
+
+    def measures(self, loss: float) -> dict[str, float]:
+        """Nothing: right answers are not to be told from a loss."""
+        return {}
+
+    def better(self, score: float, than: float) -> bool:
+        """Whether it is higher."""
+        return score > than
+
+    def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
+        """Accuracy, scaled accuracy (0: chance, 1: solved) and loss; `accuracy@40` is that of length 40."""
+        judged = self.judged(model, context, lengths)
+        return {f"{k}@{n}": v for n, found in judged.items() for k, v in _values(found, self.chance).items()}
+
+    def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
+        """The same for people, a line a length."""
+        return [_line(n, found, self.chance) for n, found in self.judged(model, context, lengths).items()]
 
 
-def lines(judged: Mapping[str, Answers], chance: float) -> list[str]:
-    """The same for people, a line a length."""
-    return [
-        f"length {where:>7}  {'  '.join(f'{k} {v:.4f}' for k, v in _values(found, chance).items())}  "
-        f"({found.asked:,} answers)"
-        for where, found in judged.items()
-    ]
+def _line(length: str, found: Answers, chance: float) -> str:
+    values = "  ".join(f"{k} {v:.4f}" for k, v in _values(found, chance).items())
+    return f"length {length:>7}  {values}  ({found.asked:,} answers)"
 
 
 def _values(found: Answers, chance: float) -> dict[str, float]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.models.cross_entropy import IGNORED
-from recurra.tasks.answers import Answers, judge, lines, scores
+from recurra.tasks.answers import Answered, Answers, judge
 from recurra.tasks.windows import order
 
 __all__ = ["ImageFiles", "Images", "Shuffled", "digits", "mnist"]
@@ -74,7 +74,7 @@ def sequences(pixels: Pixels, labels: Labels, white: int) -> tuple[Tensor, Tenso
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Answered):
     """Images [N, T], their classes, and the grey value that is 1; the first `split` are to train on, those
     up to `end` to validate on, the others to test on. Of each the first `context` pixels are read.
     """
@@ -87,11 +87,9 @@ class Images:
     source: str
 
     name: ClassVar[str] = "images"
-    metric: ClassVar[str] = "accuracy"
     size: ClassVar[int] = CLASSES
     channels: ClassVar[int] = 1
     chance: ClassVar[float] = 1 / CLASSES
-    vocabulary: ClassVar[None] = None
 
     @staticmethod
     def load(path: Path) -> "Images":
@@ -120,27 +118,12 @@ class Images:
         pixels, labels = self.pixels[: self.split], self.labels[: self.split]
         return Shuffled(pixels, labels, self.white, rows, context, seed)
 
-    def measures(self, loss: float) -> dict[str, float]:
-        """Nothing: right answers are not to be told from a loss."""
-        return {}
-
     def score(self, model: Any, context: int, count: int) -> float:
         """Share of right answers, of the first `count` images to validate on."""
         return self._judge(model, slice(self.split, min(self.split + count, self.end)), context).accuracy
 
-    def better(self, score: float, than: float) -> bool:
-        """Whether it is higher."""
-        return score > than
-
-    def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
-        """Accuracy, scaled accuracy and loss on the images to test on: `accuracy@784` after 784 pixels."""
-        return scores(self._judged(model, context, lengths), self.chance)
-
-    def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
-        """The same, a line a length."""
-        return lines(self._judged(model, context, lengths), self.chance)
-
-    def _judged(self, model: Any, context: int, lengths: Sequence[int]) -> dict[str, Answers]:
+    def judged(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, Answers]:
+        """On the images to test on, after so many pixels: unless told after those of a context."""
         steps = sorted({min(length, self.pixels.shape[1]) for length in lengths or [context]})
         return {str(n): self._judge(model, slice(self.end, None), n) for n in steps}
 

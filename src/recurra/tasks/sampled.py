@@ -1,7 +1,7 @@
 """Tasks whose sequences are drawn: what a step reads, what is held out, and what answers are worth."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from recurra.tasks.answers import Answers, judge, lines, mean, scores
+from recurra.tasks.answers import Answered, Answers, judge, mean
 
 __all__ = ["Drawing", "Sampled"]
 
@@ -39,29 +39,22 @@ class Drawing:
         return self.task.sample(draw, self.rows, self.task.length(draw, self.context))
 
 
-class Sampled(ABC):
+class Sampled(Answered):
     """A task whose sequences are drawn by `sample`: a frozen dataclass, whose fields are its options.
 
     context is the length that the task's paper counts, `context` of the class the one a run takes unless
-    told. What is held out is the same for all runs. chance: the share of right answers that a guess has.
+    told. What is held out is the same for all runs.
     """
 
     name: ClassVar[str]
     context: ClassVar[int] = 256
     channels: ClassVar[int] = 0
-    metric: ClassVar[str] = "accuracy"
     source: ClassVar[str] = "drawn anew at every step"
-    vocabulary: ClassVar[None] = None
 
     @property
     @abstractmethod
     def size(self) -> int:
         """Tokens, of what is read and of what is answered; 1 where answers are real numbers."""
-
-    @property
-    @abstractmethod
-    def chance(self) -> float:
-        """Share of right answers of a guess."""
 
     @abstractmethod
     def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
@@ -100,32 +93,16 @@ class Sampled(ABC):
         self.sample(np.random.default_rng(0), 1, context)
         return Drawing(self, rows, context, seed)
 
-    def measures(self, loss: float) -> dict[str, float]:
-        """Nothing: right answers are not to be told from a loss."""
-        return {}
-
     def score(self, model: Any, context: int, count: int) -> float:
         """Share of right answers in about `count` sequences; none of them is in `scores`."""
         return self._judge(model, VALIDATION, self.spread(context, count), count).accuracy
-
-    def better(self, score: float, than: float) -> bool:
-        """Whether it is higher."""
-        return score > than
-
-    def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
-        """Accuracy, scaled accuracy (0: chance, 1: solved) and loss; `accuracy@40` is that of length 40."""
-        return scores(self._judged(model, context, lengths), self.chance)
-
-    def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
-        """The same, a line a length."""
-        return lines(self._judged(model, context, lengths), self.chance)
 
     def held_out(self, kind: int, lengths: Sequence[int], count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets, as many of each length, at least `count` in all."""
         for length in lengths:
             yield self.sample(np.random.default_rng((kind, length)), math.ceil(count / len(lengths)), length)
 
-    def _judged(self, model: Any, context: int, lengths: Sequence[int]) -> dict[str, Answers]:
+    def judged(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, Answers]:
         """Those of each length by its name; unless told where, also those of all lengths of a score."""
         parts = {str(n): [n] for n in lengths or self.lengths(context)}
         spread = self.spread(context, SEQUENCES)
