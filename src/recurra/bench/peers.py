@@ -12,8 +12,11 @@ from recurra.bench.models import BATCH, BOTH, FORWARD, TIMES, Calls, Say, Size, 
 from recurra.bench.products import LINEAR, PROJECT, Products, matrices
 from recurra.bench.report import Row, need
 from recurra.bench.timing import Timing, interleave
+from recurra.layers.slstm import heads_of
+from recurra.ops.cell import slstm
 
 MAMBA, TIME_MIX, S4D, AAREN = "Mamba block", "RWKV-4 time mix", "S4D layer", "Aaren layer"
+CELL, SLSTM, MLSTM, LONG = "sLSTM cell", "sLSTM block", "mLSTM block", "mLSTM block, one long row"
 COLUMNS = (
     "table",
     "part",
@@ -40,6 +43,34 @@ class TimeMix(nn.Module):
         """[B, T, D] -> [B, T, D]."""
         y: Tensor = self.mix(x, None, None, (None, None))[0]
         return y
+
+
+class Cell(nn.Module):
+    """The recurrence of an sLSTM block by itself, from a fresh start; the gates' inputs are given."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = block.weight_hh
+        self.bias: nn.Parameter = block.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, 4 D] -> [B, T, D]."""
+        return slstm(x, self.weight, self.bias)[0]
+
+
+class VanillaCell(nn.Module):
+    """The same in plain torch, as the authors of xLSTM have it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        house = need("xlstm.blocks.slstm.cell", "test")
+        config = house.sLSTMCellConfig(hidden_size=width, num_heads=heads_of(width, 0), backend="vanilla")
+        self.cell = house.sLSTMCell_vanilla(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, 4 D] -> [B, T, D]."""
+        y: Tensor = self.cell(x)[0]
+        return y.transpose(1, 2).flatten(2)
 
 
 class Convolution(nn.Module):
@@ -85,12 +116,20 @@ def convolved(x: Tensor, kernel: Tensor) -> Tensor:
     return y
 
 
+def whole(block: Any) -> nn.Module:
+    """All of a block."""
+    made: nn.Module = block
+    return made
+
+
 class Rival(NamedTuple):
-    """A part of a block of the table: which block, how to take it out, steps of a row."""
+    """A part of a block of the table: which block, how to take it out, rows and steps of `inputs` widths."""
 
     model: str
-    part: Callable[[Any], nn.Module]
+    part: Callable[[Any], nn.Module] = whole
+    batch: int = BATCH
     time: int = 512
+    inputs: int = 1
 
     def build(self, width: int) -> nn.Module:
         """It, drawn anew."""
@@ -98,10 +137,14 @@ class Rival(NamedTuple):
 
 
 RIVALS: dict[str, Rival] = {
-    MAMBA: Rival("mamba", lambda block: block),
+    MAMBA: Rival("mamba"),
     TIME_MIX: Rival("rwkv4", TimeMix),
-    S4D: Rival("s4d", lambda block: block.layer, 4096),
+    S4D: Rival("s4d", lambda block: block.layer, time=4096),
     AAREN: Rival("aaren", lambda block: block.layer),
+    CELL: Rival("slstm", Cell, inputs=4),
+    SLSTM: Rival("slstm"),
+    MLSTM: Rival("mlstm"),
+    LONG: Rival("mlstm", batch=1, time=2048),
 }
 
 
@@ -123,6 +166,18 @@ def _rwkv(width: int) -> Any:
     return made
 
 
+def _slstm(width: int) -> Any:
+    house = need("xlstm", "test")
+    layer = house.sLSTMLayerConfig(embedding_dim=width, num_heads=heads_of(width, 0), backend="vanilla")
+    return house.sLSTMBlock(house.sLSTMBlockConfig(layer, _num_blocks=1, _block_idx=0))
+
+
+def _mlstm(width: int, time: int) -> Any:
+    house = need("xlstm", "test")
+    layer = house.mLSTMLayerConfig(embedding_dim=width, num_heads=4, context_length=time)
+    return house.mLSTMBlock(house.mLSTMBlockConfig(mlstm=layer, _num_blocks=1, _block_idx=0))
+
+
 class Peer(NamedTuple):
     """The package it is of, how to build it, and the part of ours that does the same."""
 
@@ -139,15 +194,20 @@ PEERS: dict[str, Peer] = {
     "FFT convolution, kernel given": Peer(
         "torch", lambda width: KernelGiven(RIVALS[S4D].build(width), RIVALS[S4D].time), S4D
     ),
+    "xlstm sLSTM cell": Peer("xlstm", VanillaCell, CELL),
+    "xlstm sLSTM": Peer("xlstm", _slstm, SLSTM),
+    "xlstm mLSTM": Peer("xlstm", lambda width: _mlstm(width, RIVALS[MLSTM].time), MLSTM),
+    "xlstm mLSTM, one long row": Peer("xlstm", lambda width: _mlstm(width, RIVALS[LONG].time), LONG),
 }
 
 
 def runs(rival: str, width: int) -> dict[str, Pass | Products]:
     """A part of ours, its products where it has some, and its installed peers."""
-    x, made = draw_input((BATCH, RIVALS[rival].time, width)), RIVALS[rival].build(width)
+    batch, time, inputs = RIVALS[rival][2:]
+    x, made = draw_input((batch, time, inputs * width)), RIVALS[rival].build(width)
     found: dict[str, Pass | Products] = {rival: Pass(made, x)}
     if any(matrices(made)):
-        tokens = BATCH * RIVALS[rival].time
+        tokens = batch * time
         found |= {LINEAR: Products(made, tokens, nn.Linear), PROJECT: Products(made, tokens, Project)}
     for name, peer in PEERS.items():
         if peer.rival == rival and find_spec(peer.package):
@@ -174,7 +234,8 @@ def beside(rival: str, part: str, width: int, repeats: int, say: Say) -> list[Ro
     for name, peer in PEERS.items():
         if peer.rival == rival:
             found.setdefault(name, {"not_run": f"{peer.package} is not installed"})
-    place = {"table": rival, "part": part, "width": width, "batch": BATCH, "time": RIVALS[rival].time}
+    place = {"table": rival, "part": part, "width": width}
+    place |= {"batch": RIVALS[rival].batch, "time": RIVALS[rival].time}
     return [{**place, "model": name, **row} for name, row in found.items()]
 
 

@@ -135,7 +135,7 @@ def models(
     ] = 256,
     longest: Annotated[int, typer.Option(help="The most steps; from 256 on they double.")] = 65536,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also beside mambapy and transformers; slow.")
+        bool, typer.Option("--peers", help="Also beside mambapy, transformers, xlstm; slow.")
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
     threads: Threads = CORES,
