@@ -34,6 +34,9 @@ def _bare(name: str) -> dict[str, Any]:
         "mingru": {"learned_state": True},
         "minlstm": {"learned_state": True, "normalized": False},
         "slstm": {"heads": 2},
+        "mamba": {"bias": True, "eps": 1e-3},
+        "rwkv4": {"eps": 1e-3},
+        "transformer": {"heads": 3, "kv_heads": 1, "qkv_bias": True, "out_bias": True, "eps": 1e-3},
     }
     known = {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
     return known | of_layer.get(name, {})

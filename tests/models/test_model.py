@@ -101,6 +101,21 @@ def test_config_builds_the_model(kind: str) -> None:
     assert again(tokens)[0].equal(model(tokens)[0])
 
 
+def test_a_head_with_another_norm_and_capped_logits() -> None:
+    """Keys that a config without them does not have."""
+    model, tokens = _model("mingru"), _tokens()
+    assert not {"eps", "cap"} & model.config.keys()
+    other = SequenceModel.from_config({**model.config, "eps": 0.5, "cap": 2.0})
+    assert other.config == {**model.config, "eps": 0.5, "cap": 2.0}
+    other.load_state_dict(model.state_dict())
+    x, _ = model.hidden(tokens)
+    normed = x / (x.square().mean(-1, keepdim=True) + 0.5).sqrt() * model.head.norm.weight
+    close(other(tokens)[0], 2 * torch.tanh(normed @ model.head.weight.t() / 2))
+    close(other.loss(tokens, tokens)[0], cross_entropy(other(tokens)[0].flatten(0, 1), tokens.flatten()))
+    with pytest.raises(ValueError, match="cap must not be negative"):
+        SequenceModel.from_config({**model.config, "cap": -1.0})
+
+
 def test_nothing_counts() -> None:
     model, tokens = _model("mingru"), _tokens()
     loss, _ = model.loss(tokens, torch.full_like(tokens, -100))

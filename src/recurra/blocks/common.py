@@ -1,6 +1,7 @@
 """What blocks do with their input and output, whatever stands between."""
 
-from typing import Any
+from dataclasses import field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,15 @@ from torch.nn.functional import dropout
 
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
 
-__all__ = ["add_mlp", "add_residual", "check_fields", "check_width", "end_rows"]
+__all__ = ["add_mlp", "add_residual", "check_fields", "check_width", "end_rows", "later"]
+
+T = TypeVar("T")
+
+
+def later(default: T) -> T:
+    """A field of a config that older files lack: a file leaves it out where it has this default."""
+    made: T = field(default=default, metadata={"later": True})
+    return made
 
 
 def check_fields(config: Any) -> None:
@@ -21,6 +30,8 @@ def check_fields(config: Any) -> None:
         raise ValueError(f"mlp must not be negative, got {config.mlp}")
     if config.norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {config.norm!r}")
+    if hasattr(config, "eps") and not 0 <= config.eps < float("inf"):
+        raise ValueError(f"eps must not be negative, got {config.eps}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {config.dropout}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_residual, check_fields, check_width, end_rows
+from recurra.blocks.common import add_residual, check_fields, check_width, end_rows, later
 from recurra.ops.activation import activate
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
@@ -25,7 +25,10 @@ Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 
 @dataclass(frozen=True)
 class MambaConfig:
-    """Sizes of one block; rank 0: a sixteenth of the width. dt_min, dt_max: range of the first time steps."""
+    """Sizes of one block; rank 0: a sixteenth of the width. dt_min, dt_max: range of the first time steps.
+
+    bias: of W_in and W_out; eps: of the norm, 0: its own.
+    """
 
     width: int
     state: int = 16
@@ -36,6 +39,8 @@ class MambaConfig:
     dt_max: float = 0.1
     norm: str = "rms"
     dropout: float = 0.0
+    bias: bool = later(False)
+    eps: float = later(0.0)
 
     def __post_init__(self) -> None:
         for field in ("width", "state", "conv"):
@@ -88,15 +93,15 @@ class MambaBlock(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, states, rank = config.width, config.hidden, config.state, config.dt_rank
-        self.norm = NORMS[config.norm](width)
-        self.in_proj = Linear(width, 2 * hidden, bias=False)
+        self.norm = NORMS[config.norm](width, config.eps)
+        self.in_proj = Linear(width, 2 * hidden, bias=config.bias)
         self.conv = CausalConv(hidden, config.conv)
         self.x_proj = Linear(hidden, rank + 2 * states, bias=False)
         self.dt_proj = _time_steps(config)
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(hidden, 1))
         self.D = nn.Parameter(torch.ones(hidden))
         self._kept = Kept()
-        self.out_proj = Linear(hidden, width, bias=False)
+        self.out_proj = Linear(hidden, width, bias=config.bias)
 
     def forward(
         self,

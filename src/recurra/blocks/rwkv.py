@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from recurra.blocks.common import check_fields, check_width, end_rows
+from recurra.blocks.common import check_fields, check_width, end_rows, later
 from recurra.ops.activation import activate
 from recurra.ops.token_mix import token_mix, token_mix_step
 from recurra.parts.linear import Linear
@@ -24,8 +24,8 @@ S = TypeVar("S", bound=tuple[Any, ...])
 class RWKVConfig:
     """Sizes of one block, and its place among `depth` blocks: the published draws depend on it.
 
-    mlp: width of the channel mix over that of the block; 0: without. The block of index 0 begins with a norm
-    of the embedding, as the published one does.
+    mlp: width of the channel mix over that of the block; 0: without. eps: of the norms, 0: their own. The
+    block of index 0 begins with a norm of the embedding, as the published one does.
     """
 
     width: int
@@ -34,6 +34,7 @@ class RWKVConfig:
     mlp: float = 4.0
     norm: str = "layer"
     dropout: float = 0.0
+    eps: float = later(0.0)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -106,10 +107,10 @@ class RWKVBlock(nn.Module, Generic[S]):
     def __init__(self, config: RWKVConfig) -> None:
         super().__init__()
         self.config = config
-        norm = NORMS[config.norm]
-        self.first_norm = None if config.index else norm(config.width)
-        self.norm, self.time_mix = norm(config.width), self.TIME_MIX(config)
-        self.channel_norm = norm(config.width) if config.mlp else None
+        width, eps, norm = config.width, config.eps, NORMS[config.norm]
+        self.first_norm = None if config.index else norm(width, eps)
+        self.norm, self.time_mix = norm(width, eps), self.TIME_MIX(config)
+        self.channel_norm = norm(width, eps) if config.mlp else None
         self.channel_mix = ChannelMix(config) if config.mlp else None
 
     def forward(

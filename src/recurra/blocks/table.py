@@ -16,7 +16,7 @@ from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
 
-__all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse"]
+__all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse", "told"]
 
 C = TypeVar("C")
 
@@ -132,16 +132,25 @@ def configurable(row: Row) -> list[str]:
 
 
 def parse(kind: type[C], given: Mapping[str, Any], fixed: Mapping[str, Any]) -> C:
-    """A config dataclass from JSON: no key unknown, none of its keys missing, each of its type."""
+    """A config dataclass from JSON: no key unknown, none missing but a `later` one, each of its type."""
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind) if field.name not in fixed]  # type: ignore[arg-type]
-    if unknown := [key for key in given if key not in names]:
-        raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(names)}")
-    for name in names:
-        if name not in given:
+    known = {f.name: f for f in fields(kind) if f.name not in fixed}  # type: ignore[arg-type]
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    for name, field in known.items():
+        if name in given:
+            check_type(name, given[name], hints[name])
+        elif "later" not in field.metadata:
             raise ValueError(f"key {name!r} is missing")
-        check_type(name, given[name], hints[name])
     return kind(**given, **fixed)
+
+
+def told(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON, which `parse` reads: without the `later` fields that have their default."""
+    silent = {
+        f.name for f in fields(config) if "later" in f.metadata and getattr(config, f.name) == f.default
+    }
+    return {name: value for name, value in asdict(config).items() if name not in silent}
 
 
 def check_type(name: str, value: object, kind: type) -> None:
@@ -154,7 +163,7 @@ def check_type(name: str, value: object, kind: type) -> None:
 
 def describe(block: Any) -> dict[str, Any]:
     """A block as JSON: its name in the table and the rest of its config; `build` reads it."""
-    config = asdict(block.config)
+    config = told(block.config)
     for name, row in BLOCKS.items():
         if type(block) is row.block and row.fixed.items() <= config.items():
             return {"block": name, **{k: v for k, v in config.items() if k not in row.fixed}}

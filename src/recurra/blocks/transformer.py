@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from recurra import state as states
-from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows, later
 from recurra.ops.attention import KVRoom, attention, attention_step, with_room
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
@@ -19,7 +20,9 @@ __all__ = ["TransformerBlock", "TransformerConfig"]
 class TransformerConfig:
     """Sizes of one block; heads 0: of at most 64 channels each; window 0: none; mlp 0: without.
 
-    mlp: width of a two-layer MLP with as many weights; SwiGLU has three matrices, so two thirds of that.
+    mlp: width of a two-layer MLP with as many weights; SwiGLU has three matrices, so two thirds of that;
+    inner: its inner width itself, unless 0. kv_heads: keys and values, each for as many queries (arXiv
+    2305.13245), 0: as many as heads. eps: of the norms, 0: their own.
     """
 
     width: int
@@ -29,6 +32,12 @@ class TransformerConfig:
     mlp: float = 4.0
     norm: str = "rms"
     dropout: float = 0.0
+    inner: int = later(0)
+    kv_heads: int = later(0)
+    qkv_bias: bool = later(False)
+    out_bias: bool = later(False)
+    mlp_bias: bool = later(False)
+    eps: float = later(0.0)
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
@@ -39,6 +48,10 @@ class TransformerConfig:
             raise ValueError(f"window and mlp must not be negative, got {self.window} and {self.mlp}")
         if not self.base > 1:
             raise ValueError(f"base must be greater than 1, got {self.base}")
+        if self.inner < 0 or (self.inner and not self.mlp):
+            raise ValueError(f"inner must not be negative, nor without an mlp, got {self.inner}")
+        if self.kv_heads < 0 or (self.kv_heads and self.queries % self.kv_heads):
+            raise ValueError(f"kv_heads must divide the heads, {self.queries}, got {self.kv_heads}")
         check_fields(self)
 
     @property
@@ -49,18 +62,28 @@ class TransformerConfig:
         return max(c for c in range(2, min(64, self.width) + 1, 2) if self.width % c == 0)
 
     @property
+    def queries(self) -> int:
+        """Heads, each with a query of its own."""
+        return self.width // self.channels
+
+    @property
+    def pairs(self) -> int:
+        """Heads with a key and a value of their own."""
+        return self.kv_heads or self.queries
+
+    @property
     def hidden(self) -> int:
-        """Inner width of the SwiGLU, a multiple of 8."""
-        return -(-round(2 * self.mlp * self.width / 3) // 8) * 8
+        """Inner width of the SwiGLU: a multiple of 8 unless told otherwise."""
+        return self.inner or -(-round(2 * self.mlp * self.width / 3) // 8) * 8
 
 
 class TransformerBlock(nn.Module):
-    """x += W_o attention(W_qkv norm(x));  x += swiglu(norm(x)), x [B, T, width]; no biases.
+    """x += W_o attention(W_qkv norm(x));  x += swiglu(norm(x)), x [B, T, width]; biases only where asked for.
 
     Attention as in `ops.attention` (arXiv 1706.03762, section 3.2, rotary positions of 2104.09864), SwiGLU
     of 2002.05202. Departs from the paper as small models do today: norms in front, RMSNorm, rotary
-    positions, no biases, dropout on the residual branches alone. weight qkv [3 width, width] = [q | k | v],
-    heads in order, a rotary pair side by side. Raises ValueError that names the argument.
+    positions, no biases, dropout on the residual branches alone. weight qkv [width + 2 kv, width] =
+    [q | k | v], heads in order, a rotary pair side by side. Raises ValueError that names the argument.
     """
 
     # Optional submodules: torch's own types know of none.
@@ -70,11 +93,12 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        width, norm = config.width, NORMS[config.norm]
-        self.norm = norm(width)
-        self.qkv, self.out = Linear(width, 3 * width, bias=False), Linear(width, width, bias=False)
-        self.mlp_norm = norm(width) if config.mlp else None
-        self.mlp = SwiGLU(width, config.hidden) if config.mlp else None
+        width, eps, norm = config.width, config.eps, NORMS[config.norm]
+        self.norm = norm(width, eps)
+        self.qkv = Linear(width, width + 2 * config.pairs * config.channels, bias=config.qkv_bias)
+        self.out = Linear(width, width, bias=config.out_bias)
+        self.mlp_norm = norm(width, eps) if config.mlp else None
+        self.mlp = SwiGLU(width, config.hidden, config.mlp_bias) if config.mlp else None
 
     def forward(
         self,
@@ -103,8 +127,13 @@ class TransformerBlock(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """Queries, keys and values of every head, [..., 3, heads, channels]."""
-        qkv: Tensor = self.qkv(self.norm(x)).unflatten(-1, (3, -1, self.config.channels))
-        return qkv
+        queries, pairs = self.config.queries, self.config.pairs
+        qkv = self.qkv(self.norm(x))
+        if queries == pairs:
+            heads: Tensor = qkv.unflatten(-1, (3, queries, -1))
+            return heads
+        q, *kv = qkv.unflatten(-1, (-1, self.config.channels)).split([queries, pairs, pairs], -2)
+        return torch.stack([q, *(x.repeat_interleave(queries // pairs, -2) for x in kv)], -3)
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the attention, each position by itself."""

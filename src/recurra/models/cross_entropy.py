@@ -11,7 +11,7 @@ from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
 from recurra.ops.registry import transforms_active
 
-__all__ = ["IGNORED", "linear_cross_entropy"]
+__all__ = ["IGNORED", "capped", "linear_cross_entropy"]
 
 # The target of a position that counts for nothing, as in torch.
 IGNORED = -100
@@ -19,19 +19,25 @@ IGNORED = -100
 _LOGITS, _ROWS = 2**20, 256
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum over rows of -log softmax(x W^T)[target], in nats and at least fp32.
+def capped(logits: Tensor, cap: float) -> Tensor:
+    """cap tanh(logits / cap); cap 0: the logits."""
+    return cap * (logits / cap).tanh() if cap else logits
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+    """Sum over rows of -log softmax(x W^T)[target], in nats and at least fp32; the logits `capped`.
 
     x [N, D]; weight [V, D]; targets [N], `IGNORED` = -100 for rows that do not count. Equal to
     `torch.nn.functional.cross_entropy` of all the logits, in the memory of a few rows of them: the
     gradients are made in the forward pass, chunk by chunk. Differentiable once.
     """
     if torch.is_grad_enabled() and not transforms_active():
-        total: Tensor = _LinearCrossEntropy.apply(x, weight, targets)  # type: ignore[no-untyped-call]
+        total: Tensor = _LinearCrossEntropy.apply(x, weight, targets, cap)  # type: ignore[no-untyped-call]
         return total
     chunks = zip(x.split(_rows(weight)), targets.split(_rows(weight)), strict=True)
     return sum(
-        (_plain(rows, weight, goals) for rows, goals in chunks), x.new_zeros((), dtype=state_dtype(x.dtype))
+        (_plain(rows, weight, goals, cap) for rows, goals in chunks),
+        x.new_zeros((), dtype=state_dtype(x.dtype)),
     )
 
 
@@ -39,26 +45,29 @@ def _rows(weight: Tensor) -> int:
     return max(_ROWS, _LOGITS // weight.shape[0])
 
 
-def _plain(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = project(x, weight)
+def _plain(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+    logits = capped(project(x, weight), cap)
     wide = logits.to(state_dtype(logits.dtype))
     return cross_entropy(wide, targets, reduction="sum", ignore_index=IGNORED)
 
 
-def _nats(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum over some rows and its gradient by their logits, softmax(logits) - one_hot(targets)."""
+def _nats(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """The sum over some rows and its gradient by their logits, softmax - one_hot(targets) behind the cap."""
+    logits = capped(logits, cap)
     counts = (targets != IGNORED)[:, None]
     index = torch.where(counts, targets[:, None], 0)
     log_p = logits.to(state_dtype(logits.dtype)).log_softmax(-1)
     nats = -log_p.gather(1, index).masked_fill(~counts, 0).sum()
     p = log_p.exp_()
     p.scatter_add_(1, index, p.new_full((1, 1), -1).expand_as(index))
+    if cap:
+        p *= 1 - (logits / cap).square()
     return nats, p.masked_fill_(~counts, 0)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         narrow, dx = weight.to(dtype), torch.empty_like(x)
@@ -67,7 +76,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(x), _rows(weight)):
             chunk = slice(begin, begin + _rows(weight))
             rows = x[chunk].to(dtype)
-            nats, dlogits = _nats(project(rows, narrow), targets[chunk])
+            nats, dlogits = _nats(project(rows, narrow), targets[chunk], cap)
             total += nats
             dlogits = dlogits.to(dtype)
             dx[chunk] = project(dlogits, narrow.t())
@@ -77,6 +86,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:
         dx, dweight = ctx.saved_tensors
-        return dx * dy.to(dx.dtype), dweight * dy.to(dweight.dtype), None
+        return dx * dy.to(dx.dtype), dweight * dy.to(dweight.dtype), None, None

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from recurra.models.cross_entropy import IGNORED, linear_cross_entropy
+from recurra.models.cross_entropy import IGNORED, capped, linear_cross_entropy
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
 from recurra.parts.embedding import Embedding
@@ -17,14 +17,25 @@ __all__ = ["LanguageHead"]
 class LanguageHead(nn.Module):
     """logits = W norm(x), x [..., width], without a bias, as the authors of minRNN have it.
 
-    tied: W is the weight of that embedding; it stays the embedding's parameter and is saved once.
+    tied: W is the weight of that embedding; it stays the embedding's parameter and is saved once. eps: of the
+    norm, 0: its own. cap: logits = cap tanh(W norm(x) / cap), as xLSTM 7B has it (arXiv 2503.13427), 0:
+    as they are.
     """
 
     weight: nn.Parameter | None
 
-    def __init__(self, width: int, vocabulary: int, norm: str = "rms", tied: Embedding | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        vocabulary: int,
+        norm: str = "rms",
+        tied: Embedding | None = None,
+        eps: float = 0.0,
+        cap: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.norm, self.norm_name, self.width = NORMS[norm](width), norm, width
+        self.norm, self.norm_name, self.width = NORMS[norm](width, eps), norm, width
+        self.eps, self.cap = eps, cap
         # In a tuple, so that it is not registered a second time.
         self._tied: tuple[Embedding, ...] = () if tied is None else (tied,)
         bound = 1 / math.sqrt(width)
@@ -46,7 +57,7 @@ class LanguageHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [..., vocabulary] from x [..., width]."""
-        return project(self.norm(x), self._weight())
+        return capped(project(self.norm(x), self._weight()), self.cap)
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Mean nats of targets [...] from x [..., width]; targets of -100 do not count.
@@ -57,7 +68,7 @@ class LanguageHead(nn.Module):
         if targets.is_floating_point():
             return _squared_error(self(x)[..., 0], targets)
         rows, goals = self.norm(x).flatten(0, -2), targets.flatten()
-        total = linear_cross_entropy(rows, self._weight(), goals)
+        total = linear_cross_entropy(rows, self._weight(), goals, self.cap)
         return total / (goals != IGNORED).sum().clamp(min=1)
 
 

@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from recurra.blocks.common import later
 from recurra.blocks.stack import State, make, run, step
-from recurra.blocks.table import build, describe, parse
+from recurra.blocks.table import build, describe, parse, told
 from recurra.models import files
 from recurra.models.cross_entropy import IGNORED
 from recurra.models.generate import Generation, Prompts, Sampler
@@ -141,19 +142,14 @@ class SequenceModel(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """All that `from_config` needs to build this model anew, as JSON."""
-        return {
-            "vocabulary": self.head.size,
-            **({"channels": self.channels} if self.channels else {}),
-            "width": self.head.width,
-            "norm": self.head.norm_name,
-            "tied": self.head.tied,
-            "blocks": [describe(block) for block in self.blocks],
-        }
+        head, blocks = self.head, [describe(block) for block in self.blocks]
+        sizes = head.size, head.width, head.norm_name, head.tied
+        return told(_Config(*sizes, blocks, self.channels, head.eps, head.cap))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SequenceModel":
         """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
-        known = parse(_Config, {"channels": 0, **config}, {})
+        known = parse(_Config, config, {})
         blocks = [_numbered(i, block, known.width) for i, block in enumerate(known.blocks)]
         return _assemble(known, blocks)
 
@@ -212,14 +208,16 @@ def _alive(tokens: Tensor, lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Config:
-    """The keys of a model's config; `blocks` holds those of the blocks, `channels` is left out where 0."""
+    """The keys of a model's config; `blocks` holds those of the blocks, eps and cap are the head's."""
 
     vocabulary: int
-    channels: int
     width: int
     norm: str
     tied: bool
     blocks: list[Any]
+    channels: int = later(0)
+    eps: float = later(0.0)
+    cap: float = later(0.0)
 
 
 def _numbered(number: int, given: Any, width: int) -> nn.Module:
@@ -242,15 +240,17 @@ def _assemble(known: _Config, blocks: Sequence[nn.Module]) -> SequenceModel:
         )
     if known.norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {known.norm!r}")
+    if not 0 <= min(known.eps, known.cap) <= max(known.eps, known.cap) < math.inf:
+        raise ValueError(f"eps and cap must not be negative, got {known.eps} and {known.cap}")
     if channels:
         if tied:
             raise ValueError("tied: real numbers have no table of tokens that the head could use")
-        return SequenceModel(
-            LinearEmbedding(channels, width), blocks, LanguageHead(width, vocabulary, known.norm)
-        )
-    # What a tied head reads has to be small: it multiplies `width` numbers of size one.
-    embed = Embedding(vocabulary, width, 1 / math.sqrt(width) if tied else 1.0)
-    return SequenceModel(embed, blocks, LanguageHead(width, vocabulary, known.norm, embed if tied else None))
+        embed: Any = LinearEmbedding(channels, width)
+    else:
+        # What a tied head reads has to be small: it multiplies `width` numbers of size one.
+        embed = Embedding(vocabulary, width, 1 / math.sqrt(width) if tied else 1.0)
+    head = LanguageHead(width, vocabulary, known.norm, embed if tied else None, known.eps, known.cap)
+    return SequenceModel(embed, blocks, head)
 
 
 def _tensors(path: Path, content: bytes, model: nn.Module) -> dict[str, Tensor]:
@@ -284,8 +284,10 @@ def language_model(
 
     blocks: one name, or a list for a hybrid, taken again and again up to `depth` (None: 6, or once
     through the list). options: fields of the blocks' configs, for each block that has them; the head's
-    norm is that of the last block. tied: the head uses the embedding's weights. channels: so many real
-    numbers are read at a step, not a token. Raises ValueError that names the argument.
+    norm and its eps are those of the last block. tied: the head uses the embedding's weights. channels: so
+    many real numbers are read at a step, not a token. Raises ValueError that names the argument.
     """
     made: list[Any] = make(blocks, width, depth, options)
-    return _assemble(_Config(vocabulary, channels, width, made[-1].config.norm, tied, []), made)
+    last = made[-1].config
+    eps = getattr(last, "eps", 0.0)
+    return _assemble(_Config(vocabulary, width, last.norm, tied, [], channels, eps), made)

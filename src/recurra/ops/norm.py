@@ -144,22 +144,24 @@ def _add_norm(
     return x if added is None else total, y
 
 
-def add_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """s = x + added, and y = w s / sqrt(mean(s^2) + 1e-6) over the last axis (arXiv 1910.07467, equation 4).
+def add_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    """s = x + added, and y = w s / sqrt(mean(s^2) + eps) over the last axis (arXiv 1910.07467, equation 4).
 
     x, added [..., D] (None: nothing), weight [D]; returns (s, y), of the shape and dtype of x. Raises
     ValueError that names the argument.
     """
-    return _add_norm(x, added, weight, None, EPS)
+    return _add_norm(x, added, weight, None, eps)
 
 
-def add_layer_norm(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """s = x + added, and y = w (s - mean(s)) / sqrt(var(s) + 1e-5) + b over the last axis (arXiv 1607.06450).
+def add_layer_norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float = LAYER_EPS
+) -> tuple[Tensor, Tensor]:
+    """s = x + added, and y = w (s - mean(s)) / sqrt(var(s) + eps) + b over the last axis (arXiv 1607.06450).
 
     x, added [..., D] (None: nothing), weight, bias [D]; returns (s, y), of the shape and dtype of x. Raises
     ValueError that names the argument.
     """
-    return _add_norm(x, added, weight, bias, LAYER_EPS)
+    return _add_norm(x, added, weight, bias, eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

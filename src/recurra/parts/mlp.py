@@ -23,16 +23,16 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """y = W_2 (silu(G x) * U x) + added, each position by itself; x [..., width], no biases.
+    """y = W_2 (silu(G x) * U x) + added, each position by itself; x [..., width], G, U, W_2 without biases.
 
-    arXiv 2002.05202, equation 6. up [2 hidden, width] = [G | U].
+    arXiv 2002.05202, equation 6. up [2 hidden, width] = [G | U]; bias: all three have one.
     """
 
     ACTIVATION: ClassVar[str] = "silu"
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.up, self.down = Linear(width, 2 * hidden, bias=False), Linear(hidden, width, bias=False)
+        self.up, self.down = Linear(width, 2 * hidden, bias=bias), Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         gate, value = self.up(x).chunk(2, -1)

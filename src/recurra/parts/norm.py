@@ -10,12 +10,11 @@ __all__ = ["NORMS", "HeadNorm", "LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):
-    """y = w x / sqrt(mean(x^2) + 1e-6) over the last axis (arXiv 1910.07467, equation 4)."""
+    """y = w x / sqrt(mean(x^2) + eps) over the last axis (arXiv 1910.07467, equation 4); eps 0: 1e-6."""
 
-    EPS = EPS
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float = 0.0) -> None:
         super().__init__()
+        self.eps = eps or EPS
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,19 +22,18 @@ class RMSNorm(nn.Module):
 
     def after(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """s = x + added (None: x itself), and the norm of s."""
-        return add_rms_norm(x, added, self.weight)
+        return add_rms_norm(x, added, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}"
 
 
 class LayerNorm(nn.Module):
-    """y = w (x - mean(x)) / sqrt(var(x) + 1e-5) + b over the last axis (arXiv 1607.06450)."""
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b over the last axis (arXiv 1607.06450); eps 0: 1e-5."""
 
-    EPS = LAYER_EPS
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float = 0.0) -> None:
         super().__init__()
+        self.eps = eps or LAYER_EPS
         self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +41,7 @@ class LayerNorm(nn.Module):
 
     def after(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """s = x + added (None: x itself), and the norm of s."""
-        return add_layer_norm(x, added, self.weight, self.bias)
+        return add_layer_norm(x, added, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}"
