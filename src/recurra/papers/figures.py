@@ -37,12 +37,14 @@ def spent(e: Experiment, found: Sequence[Found], title: str) -> Any:
 
 def length(e: Experiment, found: Sequence[Found], title: str) -> Any:
     """Scaled accuracy against the length of the word, a panel a language."""
-    picture, panels = canvas(len(e.columns), title)
-    for axes, column in zip(panels, e.columns, strict=True):
+    columns = _columns(e, found)
+    picture, panels = canvas(len(columns), title)
+    for axes, column in zip(panels, columns, strict=True):
         for row, results in _rows(e, found, column):
             _line(axes, row, [_lengths(result["scores"]) for result in results])
         _name(axes, column, "length", "scaled accuracy")
-        axes.axvline(40, linestyle=":", color="gray")
+        axes.set_ylim(-0.1, 1.05)
+        axes.axvline(found[0].run.config.context, linestyle=":", color="gray")
     return picture
 
 
@@ -79,8 +81,8 @@ FIGURES: dict[str, Callable[[Experiment, Sequence[Found], str], Any]] = {
 
 
 def _panels(e: Experiment, found: Sequence[Found], title: str, against: tuple[str, ...]) -> Any:
-    picture, panels = canvas(len(e.columns) * len(against), title)
-    places = [(column, x) for column in e.columns for x in against]
+    places = [(column, x) for column in _columns(e, found) for x in against]
+    picture, panels = canvas(len(places), title)
     for axes, (column, x) in zip(panels, places, strict=True):
         for row, results in _rows(e, found, column):
             curves = [result["curve"] for result in results]
@@ -106,6 +108,11 @@ def _ends(
         ]
         if points:
             axes.plot(*zip(*sorted(points), strict=True), style, markersize=4, label=row)
+
+
+def _columns(e: Experiment, found: Sequence[Found]) -> list[str]:
+    """Those of which something was run."""
+    return [column for column in e.columns if any(f.run.column == column for f in found)]
 
 
 def _rows(e: Experiment, found: Sequence[Found], column: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
