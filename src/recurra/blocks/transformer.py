@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recurra import state as states
 from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows, later
-from recurra.ops.attention import KVRoom, attention, attention_step, with_room
+from recurra.ops.attention import KVRoom, attention, attention_step, two_way_attention, with_room
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
@@ -22,7 +22,8 @@ class TransformerConfig:
 
     mlp: width of a two-layer MLP with as many weights; SwiGLU has three matrices, so two thirds of that;
     inner: its inner width itself, unless 0. kv_heads: keys and values, each for as many queries (arXiv
-    2305.13245), 0: as many as heads. eps: of the norms, 0: their own.
+    2305.13245), 0: as many as heads. eps: of the norms, 0: their own. bidirectional: every step sees all of
+    its row, as in an encoder; there is no state then, no step, and no window.
     """
 
     width: int
@@ -38,6 +39,7 @@ class TransformerConfig:
     out_bias: bool = later(False)
     mlp_bias: bool = later(False)
     eps: float = later(0.0)
+    bidirectional: bool = later(False)
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
@@ -52,6 +54,8 @@ class TransformerConfig:
             raise ValueError(f"inner must not be negative, nor without an mlp, got {self.inner}")
         if self.kv_heads < 0 or (self.kv_heads and self.queries % self.kv_heads):
             raise ValueError(f"kv_heads must divide the heads, {self.queries}, got {self.kv_heads}")
+        if self.bidirectional and self.window:
+            raise ValueError(f"window must be 0 in a bidirectional block, got {self.window}")
         check_fields(self)
 
     @property
@@ -110,13 +114,31 @@ class TransformerBlock(nn.Module):
         """y [B, T, width] and the last state, from x [B, T, width]; masks as in `ops.masks`."""
         check_width(x, ("batch", "time"), self.config.width)
         window, base = self.config.window, self.config.base
+        if self.config.bidirectional:
+            return self._both(x, state, reset, lengths)
         y, end = attention(self._heads(x), state, reset, lengths, window=window, base=base)
         y = end_rows(self._mix(x, y.flatten(-2)), lengths)
         return y, states.to(end, dtype=x.dtype)
 
+    def _both(
+        self, x: Tensor, state: KVState | None, reset: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, KVState]:
+        """y, and an empty state: nothing goes on from a block that has seen the end."""
+        if state is not None or reset is not None:
+            raise ValueError("state and reset must be None in a bidirectional block")
+        heads = self._heads(x)
+        y = two_way_attention(heads, lengths, base=self.config.base)
+        nothing = heads[:, :0, 0].transpose(1, 2)
+        end = KVState(
+            nothing, nothing, nothing, nothing, torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        )
+        return end_rows(self._mix(x, y.flatten(-2)), lengths), end
+
     def step(self, x_t: Tensor, state: KVState | KVRoom | None = None) -> tuple[Tensor, KVState | KVRoom]:
         """One step: y_t [B, width] and the state, from x_t [B, width]."""
         check_width(x_t, ("batch",), self.config.width)
+        if self.config.bidirectional:
+            raise ValueError("a bidirectional block has no step: it reads what comes later")
         y, end = attention_step(self._heads(x_t), state, window=self.config.window, base=self.config.base)
         end = end if y.dtype == x_t.dtype else states.to(end, dtype=x_t.dtype)
         return self._mix(x_t, y.flatten(-2)), end

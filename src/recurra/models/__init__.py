@@ -1,6 +1,7 @@
 """Models: a list of blocks between an embedding and a head; vocabularies; texts."""
 
 from recurra.models.cross_entropy import linear_cross_entropy
+from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
 from recurra.models.head import LanguageHead
 from recurra.models.sequence import SequenceModel, language_model
 from recurra.models.text import pieces, write
@@ -10,9 +11,12 @@ __all__ = [
     "BPEVocabulary",
     "ByteVocabulary",
     "CharVocabulary",
+    "EncoderDecoder",
     "LanguageHead",
+    "Pair",
     "SequenceModel",
     "Vocabulary",
+    "encoder_decoder",
     "language_model",
     "linear_cross_entropy",
     "pieces",

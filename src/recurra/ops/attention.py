@@ -14,11 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from recurra.ops import native
+from recurra.ops.cross_attention import cross_attention
 from recurra.ops.masks import check, cuts, living
 from recurra.ops.registry import forward_mode, transforms_active, unobserved
 from recurra.state import KVState
 
-__all__ = ["KVRoom", "attention", "attention_step", "with_room"]
+__all__ = ["KVRoom", "attention", "attention_step", "two_way_attention", "with_room"]
 
 # Queries that are masked at a time: bounds the memory of a mask, and of a band that a window cuts out.
 QUERIES = 512
@@ -229,6 +230,16 @@ def attention(
     if cut is None and lengths is None:
         return y, _state(_last(heads.k, window), _last(heads.v, window), end)
     return y, _kept(heads, end, lengths, window)
+
+
+def two_way_attention(qkv: Tensor, lengths: Tensor | None = None, *, base: float = 10000.0) -> Tensor:
+    """The same over all steps of a row, those after t as well: y [B, T, H, C] of a whole sequence alone."""
+    batch, time = _sizes(qkv, ("batch", "time"), 0)
+    _, lengths = check(batch, time, qkv.device, None, lengths)
+    position = _positions(time, None, None, qkv.device)
+    q, k, v = (x.transpose(1, 2) for x in _rotate(qkv, _turns(position, qkv.shape[-1], base)))
+    y, alive = cross_attention(q, k, v, lengths), living(lengths, time)
+    return y if alive is None else y.masked_fill(~alive[..., None, None], 0)
 
 
 def attention_step(

@@ -1,0 +1,121 @@
+"""Sequence to sequence over the table of blocks: rows alone, step by step, both sides seen, the loss."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from recurra.blocks.table import BLOCKS
+from recurra.models.encoder import turned
+from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
+from tools import close, wake
+
+BATCH, SOURCE, TARGET, WIDTH = 3, 6, 5, 8
+SIZES = {"source": 11, "target": 7, "width": WIDTH, "depth": 2}
+# Encoder, decoder and cross-attention; what passes no state needs that.
+KINDS: dict[str, tuple[str, str, bool]] = {
+    **{name: (name, name, True) for name in BLOCKS},
+    **{f"{name} state alone": (name, name, False) for name in BLOCKS if name != "transformer"},
+    "recurrent encoder": ("mingru", "transformer", True),
+    "recurrent decoder": ("transformer", "mingru", True),
+}
+every = pytest.mark.parametrize("kind", list(KINDS))
+
+
+def _model(kind: str) -> EncoderDecoder:
+    encoder, decoder, cross = KINDS[kind]
+    return wake(encoder_decoder(encoder, decoder, cross=cross, **SIZES))
+
+
+def _pair() -> Pair:
+    lengths = torch.tensor([SOURCE, 1, 4])
+    return Pair(torch.randint(11, (BATCH, SOURCE)), lengths, torch.randint(7, (BATCH, TARGET)))
+
+
+@every
+def test_rows_do_not_see_each_other_nor_their_padding(kind: str) -> None:
+    model, pair = _model(kind), _pair()
+    logits, _ = model(pair)
+    for row, length in enumerate(pair.lengths.tolist()):
+        one = slice(row, row + 1)
+        alone, _ = model(Pair(pair.source[one, :length], pair.lengths[one], pair.target[one]))
+        close(logits[one], alone)
+
+
+@every
+def test_step_by_step(kind: str) -> None:
+    model, pair = _model(kind), _pair()
+    want, _ = model(pair)
+    state, rows = model.encode(pair.source, pair.lengths), []
+    for token in pair.target.unbind(1):
+        logits, state = model.step(token, state)
+        rows.append(logits)
+    close(torch.stack(rows, 1), want)
+    first, middle = model(pair._replace(target=pair.target[:, :2]))
+    rest, _ = model(pair._replace(target=pair.target[:, 2:]), middle)
+    close(torch.cat([first, rest], 1), want)
+
+
+@every
+def test_the_first_word_depends_on_every_source_token(kind: str) -> None:
+    model, pair = _model(kind), _pair()
+    model(pair._replace(target=pair.target[:, :1]))[0][0].norm().backward()
+    seen = model.encoder.embed.weight.grad.norm(dim=1) > 0
+    assert seen[pair.source[0]].all()
+
+
+def test_every_position_of_the_memory_sees_both_sides() -> None:
+    for name in BLOCKS:
+        model = _model(name)
+        for block in model.encoder.blocks:
+            block.requires_grad_(False)
+        x = torch.randn(1, SOURCE, WIDTH, requires_grad=True)
+        model.encoder.embed.forward = lambda tokens, x=x: x
+        memory, _ = model.encoder(torch.zeros(1, SOURCE, dtype=torch.long), torch.tensor([SOURCE]))
+        for position in range(SOURCE):
+            (dx,) = torch.autograd.grad(memory[0, position].norm(), x, retain_graph=True)
+            assert (dx.norm(dim=-1) > 0).all(), (name, position)
+
+
+def test_turned() -> None:
+    lengths = torch.tensor([4, 0, 2])
+    x = torch.arange(12).view(3, 4)
+    want = [[3, 2, 1, 0], [4, 5, 6, 7], [9, 8, 10, 11]]
+    assert turned(x, lengths).tolist() == want
+    assert turned(x[..., None].expand(3, 4, 2), lengths)[..., 1].tolist() == want
+
+
+def test_the_loss_is_that_of_the_logits() -> None:
+    model, pair = _model("mingru"), _pair()
+    targets = torch.randint(7, (BATCH, TARGET))
+    targets[1, 2:] = -100
+    loss, state = model.loss(pair, targets)
+    close(loss, cross_entropy(model(pair)[0].flatten(0, 1), targets.flatten()))
+    assert state is None
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    assert all(g.isfinite().all() for g in grads)
+    assert sum(bool(g.any()) for g in grads) == len(grads)
+
+
+def _fails(match: str, **options: Any) -> None:
+    with pytest.raises(ValueError, match=match):
+        encoder_decoder(**{**SIZES, **options})
+
+
+def test_what_can_not_be_is_named() -> None:
+    _fails("knows nothing of the source", encoder="gru", decoder="mingru", cross=False)
+    _fails("knows nothing of the source", encoder="transformer", decoder="transformer", cross=False)
+    _fails("blocks must be of", encoder="gro")
+    model, pair = _model("mingru"), _pair()
+    with pytest.raises(ValueError, match=r"source must be \[batch, at least 1\]"):
+        model(pair._replace(source=pair.source[:, :0]))
+    with pytest.raises(ValueError, match=r"lengths must be \[3\]"):
+        model(pair._replace(lengths=pair.lengths[:2]))
+    with pytest.raises(ValueError, match="targets must be like the target"):
+        model.loss(pair, pair.target[:, 1:])
+    block: Any = _model("transformer").encoder.blocks[0]
+    x = Tensor(torch.randn(BATCH, WIDTH))
+    with pytest.raises(ValueError, match="has no step"):
+        block.step(x)
