@@ -10,7 +10,7 @@ from torch import Tensor
 from recurra.models.stepper import stepper
 from recurra.state import apply
 
-__all__ = ["Generation", "Prompts", "Sampler"]
+__all__ = ["Generation", "Prompts", "Sampler", "evaluating"]
 
 Prompts = Tensor | Sequence[int] | Sequence[Sequence[int]]
 # Prompts are read in pieces of this many tokens, so that their memory has a bound too.
@@ -91,14 +91,14 @@ class Generation(Iterator[Tensor]):
         )
         # The token that was drawn last and not yet read.
         self._unread: Tensor | None = None
-        with torch.no_grad(), _evaluating(model):
+        with torch.no_grad(), evaluating(model):
             self._logits, after = _read(model, tokens, lengths, state)
             self._step = stepper(model, after)
 
     @property
     def state(self) -> Any:
         """The model's state after all prompts and tokens so far, the last token included."""
-        with torch.no_grad(), _evaluating(self._model):
+        with torch.no_grad(), evaluating(self._model):
             self._advance()
             return apply(torch.clone, self._step.state)
 
@@ -113,7 +113,7 @@ class Generation(Iterator[Tensor]):
         if not self._left:
             raise StopIteration
         self._left -= 1
-        with torch.no_grad(), _evaluating(self._model):
+        with torch.no_grad(), evaluating(self._model):
             self._advance()
             token = self._sampler.draw(self._logits, self._seen, self._generator)
         if self._seen is not None:
@@ -123,7 +123,8 @@ class Generation(Iterator[Tensor]):
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
+    """The model is in eval mode meanwhile."""
     training = model.training
     if training:
         model.eval()

@@ -1,0 +1,100 @@
+"""Beams and draws: all sentences written out, the likeliest token, rows alone."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
+from recurra.models.generate import Sampler
+from recurra.models.search import Limits, beam_search, sample
+from tools import wake
+
+# Four tokens, of which 0 begins and 3 ends.
+SIZE, LIMITS = 4, Limits(0, 3, 4)
+
+
+def _model(blocks: str = "mingru") -> EncoderDecoder:
+    model = encoder_decoder(blocks, blocks, 5, SIZE, 8, 2)
+    return wake(model)
+
+
+def _source() -> tuple[Tensor, Tensor]:
+    return torch.randint(5, (3, 6)), torch.tensor([6, 1, 3])
+
+
+def _all(
+    model: EncoderDecoder, source: Tensor, lengths: Tensor, penalty: float
+) -> list[tuple[float, list[int]]]:
+    """Every sentence there is for one source, the best first; those of the greatest length need no end."""
+    found = []
+    for n in range(LIMITS.longest + 1):
+        for words in itertools.product(range(SIZE - 1), repeat=n):
+            target = [*words, LIMITS.end][: LIMITS.longest]
+            read = torch.tensor([[LIMITS.begin, *target[:-1]]])
+            p = model(Pair(source, lengths, read))[0].log_softmax(-1)[0]
+            score = sum(p[i, token].item() for i, token in enumerate(target))
+            found.append((score / ((5 + len(target)) / 6) ** penalty, list(words)))
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
+@pytest.mark.parametrize("blocks", ["mingru", "transformer"])
+@torch.no_grad()
+def test_a_wide_beam_finds_the_best(blocks: str, penalty: float) -> None:
+    model, (source, lengths) = _model(blocks), _source()
+    for row, found in enumerate(beam_search(model, source, lengths, LIMITS, 100, penalty)):
+        one = slice(row, row + 1)
+        want = _all(model, source[one], lengths[one], penalty)[:100]
+        for (score, words), got in zip(want, found, strict=True):
+            assert got.score == pytest.approx(score, abs=1e-5)
+            assert len(got.tokens) == len(words)
+        assert found[0].tokens == want[0][1]
+
+
+@torch.no_grad()
+def test_a_beam_of_one_takes_the_likeliest_token() -> None:
+    model, (source, lengths) = _model(), _source()
+    for row, (best,) in enumerate(beam_search(model, source, lengths, LIMITS, 1)):
+        state, words = model.encode(source[row : row + 1], lengths[row : row + 1]), [LIMITS.begin]
+        while len(words) <= LIMITS.longest and words[-1] != LIMITS.end:
+            logits, state = model.step(torch.tensor(words[-1:]), state)
+            words.append(int(logits.argmax()))
+        assert best.tokens == [word for word in words[1:] if word != LIMITS.end]
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3])
+def test_rows_are_searched_by_themselves(beam: int) -> None:
+    model, (source, lengths) = _model(), _source()
+    model.train()
+    together = beam_search(model, source, lengths, LIMITS, beam)
+    assert model.training
+    for row, found in enumerate(together):
+        one = slice(row, row + 1)
+        (alone,) = beam_search(model, source[one], lengths[one], LIMITS, beam)
+        assert [h.tokens for h in found] == [h.tokens for h in alone]
+        assert len(found) == beam
+        assert sorted(found, key=lambda h: -h.score) == found
+
+
+def test_draws_follow_the_model() -> None:
+    model, (source, lengths) = _model(), _source()
+    many = [x[:1].expand(4000, *x.shape[1:]) for x in (source, lengths)]
+    drawn = sample(model, *many, LIMITS, Sampler(), seed=0)
+    with torch.no_grad():
+        p = {tuple(words): math.exp(score) for score, words in _all(model, source[:1], lengths[:1], 0.0)}
+    for words in list(p)[:5]:
+        share = sum(tuple(row) == words for row in drawn) / len(drawn)
+        assert share == pytest.approx(p[words], abs=4 * (p[words] / len(drawn)) ** 0.5)
+    assert sample(model, *many, LIMITS, Sampler(), seed=0) == drawn
+    cold = sample(model, source, lengths, LIMITS, Sampler(temperature=0))
+    assert cold == [found[0].tokens for found in beam_search(model, source, lengths, LIMITS, 1)]
+
+
+def test_what_is_wrong_is_named() -> None:
+    with pytest.raises(ValueError, match="beam and longest must be at least 1, got 0 and 4"):
+        beam_search(_model(), *_source(), LIMITS, 0)
+    with pytest.raises(ValueError, match="temperature must not be negative"):
+        sample(_model(), *_source(), LIMITS, Sampler(temperature=-1))
