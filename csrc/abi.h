@@ -212,11 +212,12 @@ struct Norm {
   void *dsum, *dy, *dx, *dweight, *dbias;     // backward only, where x is the sum; dsum null: y alone is used
 };
 
-enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid };
+enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid, kTanh };
 
 struct Activation {
   i64 kind, dtype, threads, rows, width;
-  Rows x, factor, added, y;  // y = f(x) factor + added, either null; the backward pass reads its gradient in y
+  double scale;              // y = scale f(x / scale) factor + added, either null
+  Rows x, factor, added, y;  // the backward pass reads the gradient of y in it
   Rows dx, dfactor;          // backward only
 };
 

@@ -1,4 +1,4 @@
-// y = f(x), or f(x) times another number, or that plus a third: the activations of blocks, and their gates.
+// y = f(x), or f(x) times another number, or that plus a third: the activations of blocks, their gates and caps.
 #pragma once
 
 #include <cmath>
@@ -81,12 +81,21 @@ struct LogSigmoidOf {  // log(1 / (1 + e^-x)) = -softplus(-x)
   }
 };
 
+struct TanhOf {
+  template <class T>
+  static Value<T> at(Vec<T> x) {
+    const Vec<T> y = tanh<T>(x);
+    return {y, 1 - y * y};
+  }
+};
+
 template <class P, class F>
 struct Activated {
   using T = typename P::T;
   using Element = typename P::Element;
 
   const Activation& s;
+  const T scale = T(s.scale), inverse = T(1 / s.scale);
 
   Element* row(const Rows& rows, i64 r) const { return static_cast<Element*>(rows.data) + r * rows.stride; }
 
@@ -94,7 +103,7 @@ struct Activated {
     const Element *x = row(s.x, r), *factor = s.factor.data ? row(s.factor, r) : nullptr;
     const Element* added = s.added.data ? row(s.added, r) : nullptr;
     each_register<P>(s.width, [&](i64, i64 c, auto n) {
-      auto y = F::template at<T>(load<P>(x + c, n)).value;
+      auto y = scale * F::template at<T>(inverse * load<P>(x + c, n)).value;
       if (factor) y *= load<P>(factor + c, n);
       if (added) y += load<P>(added + c, n);
       store<P>(row(s.y, r) + c, y, n);
@@ -104,10 +113,10 @@ struct Activated {
   void backward(i64 r) const {
     const Element *x = row(s.x, r), *factor = s.factor.data ? row(s.factor, r) : nullptr, *dy = row(s.y, r);
     each_register<P>(s.width, [&](i64, i64 c, auto n) {
-      const auto f = F::template at<T>(load<P>(x + c, n));
+      const auto f = F::template at<T>(inverse * load<P>(x + c, n));
       auto d = load<P>(dy + c, n);
       if (factor) {
-        store<P>(row(s.dfactor, r) + c, d * f.value, n);
+        store<P>(row(s.dfactor, r) + c, d * (scale * f.value), n);
         d *= load<P>(factor + c, n);
       }
       store<P>(row(s.dx, r) + c, d * f.slope, n);
@@ -132,6 +141,7 @@ inline void choose_activation(const Activation& s, bool forward) {
     case kSigmoid: return run_activation<P, SigmoidOf>(s, forward);
     case kReluSquare: return run_activation<P, ReluSquareOf>(s, forward);
     case kLogSigmoid: return run_activation<P, LogSigmoidOf>(s, forward);
+    case kTanh: return run_activation<P, TanhOf>(s, forward);
   }
 }
 

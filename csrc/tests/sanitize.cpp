@@ -398,7 +398,7 @@ void run_activation(const Kernels& kernels, i64 kind, i64 dtype, i64 rows, i64 w
   const i64 count = rows * width;
   Buffer x(dtype, 2 * count), y(dtype, count), dx(dtype, count), dfactor(dtype, count);
   x.fill();
-  Activation a{kind, dtype, 1 + rows % 2, rows, width, {x.data(), 2 * width}, {}, {}, {y.data(), width}, {}, {}};
+  Activation a{kind, dtype, 1 + rows % 2, rows, width, 1.5, {x.data(), 2 * width}, {}, {}, {y.data(), width}, {}, {}};
   if (gated) a.factor = a.added = {x.data() + width * x.element_size(dtype), 2 * width};
   kernels.activation(a, true);
   a.dx = {dx.data(), width}, a.dfactor = {dfactor.data(), width};
@@ -500,7 +500,7 @@ void run(const char* name, const Kernels& kernels) {
           if (width % group == 0) run_softmax_step(kernels, dtype, rows, width, group);
         }
         for (i64 mixes : {2, 4}) run_token_mix_step(kernels, dtype, rows, width, mixes);
-        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid}) {
+        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid, kTanh}) {
           run_activation(kernels, kind, dtype, rows, 90 * width, rows > 1);
         }
       }

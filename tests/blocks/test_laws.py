@@ -37,13 +37,14 @@ def _bare(name: str) -> dict[str, Any]:
         "mamba": {"bias": True, "eps": 1e-3},
         "rwkv4": {"eps": 1e-3},
         "transformer": {"heads": 3, "kv_heads": 1, "qkv_bias": True, "out_bias": True, "eps": 1e-3},
+        "xlstm_large": {"heads": 2, "keys": 0.7, "input_bias": 0.0},
     }
     known = {key: value for key, value in bare.items() if key in configurable(BLOCKS[name])}
     return known | of_layer.get(name, {})
 
 
 # Its norm lifts what a head reads: where query and key nearly cancel, as a first step can, roundings with it.
-LOOSE = {"mlstm": 32.0}
+LOOSE = {"mlstm": 32.0, "xlstm_large": 32.0}
 EVERY = [Kind(name, options) for name in BLOCKS for options in ({}, _bare(name))]
 every = pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name + ("-bare" if kind.options else ""))
 

@@ -40,10 +40,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "rwkv4": {},
     "rwkv5": {},
     "rwkv5 of two heads": {"options": {"heads": 2, "mlp": 0.0}},
+    "xlstm_large": {"options": {"input_bias": 0.0}},
+    "xlstm_large of five heads without MLP": {"options": {"heads": 5, "mlp": 0.0}},
     "rwkv4 without channel mix": {"options": {"mlp": 0.0, "norm": "rms"}},
 }
 # What falls out of here has become slow.
-RECORDED = ["mingru", "minlstm", "aaren", "rwkv4", "rwkv5", "s4", "s4d", "mamba", "transformer"]
+RECORDED = [
+    *("mingru", "minlstm", "aaren", "rwkv4", "rwkv5", "xlstm_large"),
+    *("s4", "s4d", "mamba", "transformer"),
+]
 every = pytest.mark.parametrize("name", MODELS)
 
 
@@ -72,6 +77,18 @@ def test_recorded(name: str, batch: int, dtype: torch.dtype) -> None:
             close(step(token), plain(token), EPS[dtype])
     same_state(step.state, plain.state, EPS[dtype])
     same_state(state, before, 0)
+
+
+@NATIVE
+def test_capped_logits() -> None:
+    model, token = _model("mingru"), torch.tensor([3, 5])
+    model.head.cap = 0.5
+    state = _begun(model, 2)
+    step = stepper(model, state)
+    assert isinstance(step, RecordedStepper)
+    logits = step(token)
+    assert 0.1 < logits.abs().max() < 0.5
+    close(logits, PlainStepper(model, state)(token))
 
 
 @NATIVE

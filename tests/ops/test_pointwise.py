@@ -84,6 +84,7 @@ def _of_heads(at: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
 ROWS = {
     **{kind: Row(partial(ops.activate, kind), f, _one) for kind, f in ACTIVATIONS.items()},
     **{f"{kind} gate": Row(partial(ops.activate, kind), _gate(f), _two) for kind, f in ACTIVATIONS.items()},
+    "soft cap": Row(lambda x: ops.soft_cap(x, 1.5), lambda x: 1.5 * torch.tanh(x / 1.5), _one),
     "added gate": Row(partial(ops.activate, "sigmoid"), _added_gate, lambda at, width: [(*at, width)] * 3),
     "norm": Row(ops.rms_norm, _norm, lambda at, width: [(*at, width), (width,)]),
     "added norm": Row(ops.add_rms_norm, _added_norm, lambda at, width: [(*at, width)] * 2 + [(width,)]),
@@ -193,8 +194,8 @@ def test_trace(name: str) -> None:
 def test_opcheck() -> None:
     x, added, weight = (torch.randn(s, requires_grad=True) for s in ((3, 4), (3, 4), (4,)))
     matrix = torch.randn(5, 4, requires_grad=True)
-    opcheck(ACTIVATION, (x, None, None, "gelu"))
-    opcheck(ACTIVATION, (x, added, added, "silu"))
+    opcheck(ACTIVATION, (x, None, None, "gelu", 1.0))
+    opcheck(ACTIVATION, (x, added, added, "silu", 2.0))
     opcheck(NORM, (x, weight, None, None, EPS))
     opcheck(NORM, (x, weight, weight, added, EPS))
     opcheck(PROJECT, (x, matrix, None, torch.randn(3, 5, requires_grad=True)))
@@ -264,9 +265,11 @@ def test_parts_of_one_tensor() -> None:
 
 def test_errors() -> None:
     x = torch.randn(2, 3, 8)
-    with pytest.raises(ValueError, match=r"kind must be one of gelu, .*, log_sigmoid, got 'swish'"):
+    with pytest.raises(ValueError, match=r"kind must be one of gelu, .*, tanh, got 'swish'"):
         ops.activate("swish", x)
     with pytest.raises(ValueError, match=r"factor must be like x, \[2, 3, 8\], got \[8\]"):
         ops.activate("silu", x, x[0, 0])
     with pytest.raises(ValueError, match=r"added must be like x, \[2, 3, 8\], got \[8\]"):
         ops.activate("silu", x, None, x[0, 0])
+    with pytest.raises(ValueError, match=r"cap must be greater than 0, got 0"):
+        ops.soft_cap(x, 0)

@@ -10,6 +10,7 @@ from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.table import BLOCKS
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
+from recurra.blocks.xlstm_large import XLSTMLargeBlock, XLSTMLargeConfig
 
 __all__ = [
     "BLOCKS",
@@ -31,4 +32,6 @@ __all__ = [
     "SLSTMConfig",
     "TransformerBlock",
     "TransformerConfig",
+    "XLSTMLargeBlock",
+    "XLSTMLargeConfig",
 ]

@@ -15,6 +15,7 @@ from recurra.blocks.rwkv5 import RWKV5Block, RWKV5Config
 from recurra.blocks.s4 import S4Block, S4Config
 from recurra.blocks.slstm import SLSTMBlock, SLSTMConfig
 from recurra.blocks.transformer import TransformerBlock, TransformerConfig
+from recurra.blocks.xlstm_large import XLSTMLargeBlock, XLSTMLargeConfig
 
 __all__ = ["BLOCKS", "Row", "build", "configurable", "describe", "parse", "told"]
 
@@ -87,6 +88,13 @@ BLOCKS: dict[str, Row] = {
         {},
         "C = f C + i k v', n = f n + i k, y = C' q / max(|n q|, 1), i = exp",
         "arXiv 2405.04517, section 2.3",
+    ),
+    "xlstm_large": Row(
+        XLSTMLargeConfig,
+        XLSTMLargeBlock,
+        {},
+        "mLSTM of the block's own width, o = sigmoid(W x), i and f within 15 tanh; a SwiGLU behind it",
+        "arXiv 2503.13427",
     ),
     "rwkv5": Row(
         RWKV5Config,

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
+from recurra.ops.activation import soft_cap
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
 from recurra.ops.registry import transforms_active
@@ -21,7 +22,7 @@ _LOGITS, _ROWS = 2**20, 256
 
 def capped(logits: Tensor, cap: float) -> Tensor:
     """cap tanh(logits / cap); cap 0: the logits."""
-    return cap * (logits / cap).tanh() if cap else logits
+    return soft_cap(logits, cap) if cap else logits
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:

@@ -3,7 +3,7 @@
 No parameters here. y, state = op(inputs..., state=None, reset=None, lengths=None), inputs [B, T, ...].
 """
 
-from recurra.ops.activation import activate
+from recurra.ops.activation import activate, soft_cap
 from recurra.ops.attention import attention, attention_step
 from recurra.ops.causal_conv import causal_conv
 from recurra.ops.cell import gru, lstm, slstm
@@ -36,6 +36,7 @@ __all__ = [
     "rms_norm",
     "selective",
     "slstm",
+    "soft_cap",
     "softmax",
     "token_mix",
     "token_shift",
