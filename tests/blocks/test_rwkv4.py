@@ -3,6 +3,7 @@
 import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,44 @@ from recurra.models import SequenceModel
 from tools import close, wake
 
 VOCABULARY, WIDTH, DEPTH = 11, 12, 3
-# Our names of a block's parameters in other houses; the mixes there have two axes more.
+# Our names of a block's parameters in transformers; the mixes there have two axes more.
 NAMES = {
-    "first_norm": ("pre_ln", "ln0"),
-    "norm": ("ln1", "ln1"),
-    "channel_norm": ("ln2", "ln2"),
-    "time_mix.mix_k": ("attention.time_mix_key", "att.time_mix_k"),
-    "time_mix.mix_v": ("attention.time_mix_value", "att.time_mix_v"),
-    "time_mix.mix_r": ("attention.time_mix_receptance", "att.time_mix_r"),
-    "time_mix.decay": ("attention.time_decay", "att.time_decay"),
-    "time_mix.bonus": ("attention.time_first", "att.time_first"),
-    "time_mix.key": ("attention.key", "att.key"),
-    "time_mix.value": ("attention.value", "att.value"),
-    "time_mix.receptance": ("attention.receptance", "att.receptance"),
-    "time_mix.out": ("attention.output", "att.output"),
-    "channel_mix.mix_k": ("feed_forward.time_mix_key", "ffn.time_mix_k"),
-    "channel_mix.mix_r": ("feed_forward.time_mix_receptance", "ffn.time_mix_r"),
-    "channel_mix.key": ("feed_forward.key", "ffn.key"),
-    "channel_mix.value": ("feed_forward.value", "ffn.value"),
-    "channel_mix.receptance": ("feed_forward.receptance", "ffn.receptance"),
+    "first_norm": "pre_ln",
+    "norm": "ln1",
+    "channel_norm": "ln2",
+    "time_mix.mix_k": "attention.time_mix_key",
+    "time_mix.mix_v": "attention.time_mix_value",
+    "time_mix.mix_r": "attention.time_mix_receptance",
+    "time_mix.decay": "attention.time_decay",
+    "time_mix.bonus": "attention.time_first",
+    "time_mix.key": "attention.key",
+    "time_mix.value": "attention.value",
+    "time_mix.receptance": "attention.receptance",
+    "time_mix.out": "attention.output",
+    "channel_mix.mix_k": "feed_forward.time_mix_key",
+    "channel_mix.mix_r": "feed_forward.time_mix_receptance",
+    "channel_mix.key": "feed_forward.key",
+    "channel_mix.value": "feed_forward.value",
+    "channel_mix.receptance": "feed_forward.receptance",
 }
 
 
-def theirs(name: str, house: int) -> str:
-    """What transformers (0) or the authors (1) call a parameter of ours."""
+def _theirs(name: str) -> str:
+    """What transformers calls a parameter of ours."""
     outside = {
-        "embed.weight": ("rwkv.embeddings.weight", "emb.weight"),
-        "head.weight": ("head.weight", "head.weight"),
-        "head.norm.weight": ("rwkv.ln_out.weight", "ln_out.weight"),
-        "head.norm.bias": ("rwkv.ln_out.bias", "ln_out.bias"),
+        "embed.weight": "rwkv.embeddings.weight",
+        "head.weight": "head.weight",
+        "head.norm.weight": "rwkv.ln_out.weight",
+        "head.norm.bias": "rwkv.ln_out.bias",
     }
     if name in outside:
-        return outside[name][house]
+        return outside[name]
     _, index, rest = name.split(".", 2)
-    prefix = f"{('rwkv.blocks', 'blocks')[house]}.{index}."
+    prefix = f"rwkv.blocks.{index}."
     if rest in NAMES:
-        return prefix + NAMES[rest][house]
+        return prefix + NAMES[rest]
     part, kind = rest.rsplit(".", 1)
-    return f"{prefix}{NAMES[part][house]}.{kind}"
+    return f"{prefix}{NAMES[part]}.{kind}"
 
 
 def _model() -> SequenceModel:
@@ -68,7 +69,7 @@ def _peer(model: SequenceModel) -> Any:
     )
     peer = RwkvForCausalLM(config)
     shapes = {name: p.shape for name, p in peer.named_parameters()}
-    ours = {theirs(name, 0): p.detach().clone() for name, p in model.named_parameters()}
+    ours = {_theirs(name): p.detach().clone() for name, p in model.named_parameters()}
     peer.load_state_dict({name: p.view(shapes[name]) for name, p in ours.items()})
     return peer
 
@@ -83,7 +84,7 @@ def test_logits_and_gradients() -> None:
     want.backward(seed)
     others = dict(peer.named_parameters())
     for name, p in model.named_parameters():
-        other = others[theirs(name, 0)].grad
+        other = others[_theirs(name)].grad
         assert other.any(), name
         close(p.grad, other.view(p.shape))
 
@@ -114,7 +115,7 @@ def test_drawn_as_published() -> None:
     fresh = dict(RwkvForCausalLM(_peer(model).config).named_parameters())
     for name, p in model.named_parameters():
         if "mix_" in name.rsplit(".", 1)[-1] or name.endswith("decay"):
-            close(p, fresh[theirs(name, 0)].view(p.shape))
+            close(p, fresh[_theirs(name)].view(p.shape))
     block = model.blocks[1]
     close(block.time_mix.bonus.exp()[:3], torch.tensor([0.3, 0.3 * math.exp(0.5), 0.3 * math.exp(-0.5)]))
     for linear in (block.time_mix.key, block.time_mix.receptance, block.time_mix.out):
@@ -139,20 +140,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def published(path: Path, to: Path, decay: Callable[[Tensor], Tensor]) -> None:
+    """Write the tensors of rwkv.cpp's file in the authors' layout, and with their decays."""
+    tensors = read_tensors(path)
+    for name, x in tensors.items():
+        if "time_mix" in name:
+            tensors[name] = x[None, None]
+        if name.endswith(("time_decay", "time_faaaa")):
+            tensors[name] = decay(x).squeeze(-1).float() if name.endswith("time_decay") else x.squeeze(-1)
+    torch.save(tensors, to)
+
+
 @torch.no_grad()
-def test_a_trained_model() -> None:
+def test_a_trained_model(tmp_path: Path) -> None:
     if "RECURRA_DATA" not in os.environ:
         pytest.skip("RECURRA_DATA is not set: a folder with models/rwkv_tiny of rwkv.cpp's tests")
     folder = Path(os.environ["RECURRA_DATA"]) / "models" / "rwkv_tiny"
-    given = read_tensors(folder / "tiny-rwkv-4v0-660K-FP32.bin")
-    vocabulary, width = given["emb.weight"].shape
-    options = {"mlp": len(given["blocks.0.ffn.key.weight"]) / width}
-    model = recurra.language_model("rwkv4", vocabulary, width, 4, options=options)
-    for name, p in model.named_parameters():
-        x = given.pop(theirs(name, 1)).view(p.shape)
-        # The file holds -exp(decay).
-        p.copy_((-x).log() if name.endswith("decay") else x)
-    assert not given
+    # The file holds -exp(decay).
+    published(folder / "tiny-rwkv-4v0-660K-FP32.bin", tmp_path / "4.pth", lambda x: (-x).log())
+    model = recurra.from_rwkv(tmp_path / "4.pth")
     want = torch.frombuffer(
         bytearray((folder / "expected-logits-4v0-660K.bin").read_bytes()), dtype=torch.float32
     )

@@ -9,46 +9,22 @@ import torch
 from torch.nn import functional as F
 
 import recurra
-from blocks.test_rwkv4 import VOCABULARY, WIDTH, read_tensors
-from blocks.test_rwkv4 import theirs as theirs_of_4
+from blocks.test_rwkv4 import VOCABULARY, WIDTH, published
 from recurra.blocks import RWKV5Config
 from recurra.blocks.rwkv import Masks
 from recurra.blocks.rwkv5 import TimeMix
 from tools import close, wake
 
-# What the authors call our parameters, where it is not as in RWKV-4.
-NAMES = {
-    "time_mix.mix_g": "att.time_mix_g",
-    "time_mix.bonus": "att.time_faaaa",
-    "time_mix.gate": "att.gate",
-    "time_mix.norm": "att.ln_x",
-}
-
-
-def _theirs(name: str) -> str:
-    for part, other in NAMES.items():
-        if f".{part}" in name:
-            return name.replace(part, other)
-    return theirs_of_4(name, 1)
-
 
 @torch.no_grad()
-def test_a_trained_model() -> None:
+def test_a_trained_model(tmp_path: Path) -> None:
     if "RECURRA_DATA" not in os.environ:
         pytest.skip("RECURRA_DATA is not set: a folder with models/rwkv_tiny of rwkv.cpp's tests")
     folder = Path(os.environ["RECURRA_DATA"]) / "models" / "rwkv_tiny"
-    given = read_tensors(folder / "tiny-rwkv-5v2-730K-FP32.bin")
-    vocabulary, width = given["emb.weight"].shape
-    options = {"mlp": len(given["blocks.0.ffn.key.weight"]) / width}
+    # The file holds exp(-exp(decay)).
+    published(folder / "tiny-rwkv-5v2-730K-FP32.bin", tmp_path / "5.pth", lambda x: (-x.double().log()).log())
     # rwkv.cpp divides by nothing.
-    options |= {"heads": len(given["blocks.0.att.time_decay"]), "divisor": 1.0}
-    depth = 1 + max(int(name.split(".")[1]) for name in given if name.startswith("blocks."))
-    model = recurra.language_model("rwkv5", vocabulary, width, depth, options=options)
-    for name, p in model.named_parameters():
-        x = given.pop(_theirs(name)).reshape(p.shape)
-        # The file holds exp(-exp(decay)).
-        p.copy_((-x.double().log()).log() if name.endswith("decay") else x)
-    assert not given
+    model = recurra.from_rwkv(tmp_path / "5.pth", divisor=1.0)
     want = torch.frombuffer(
         bytearray((folder / "expected-logits-5v2-730K.bin").read_bytes()), dtype=torch.float32
     )

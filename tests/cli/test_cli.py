@@ -7,7 +7,7 @@ import pytest
 from recurra.cli import app
 
 BENCHES = ("layers", "train", "generate", "step", "swap")
-VERBS = [[], ["config"], ["demo"], ["bench"], *(["bench", name] for name in BENCHES)]
+VERBS = [[], ["config"], ["demo"], ["export-transformers"], ["bench"], *(["bench", name] for name in BENCHES)]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)

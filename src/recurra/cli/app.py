@@ -9,6 +9,7 @@ from recurra import show_config
 from recurra.cli import bench, reproduce
 from recurra.cli.demo import demo
 from recurra.cli.evaluate import evaluate, info, models, tasks
+from recurra.cli.export import export_transformers
 from recurra.cli.generate import generate
 from recurra.cli.train import command as train
 
@@ -30,6 +31,7 @@ app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("info")(info)
 app.command("models")(models)
+app.command("export-transformers")(export_transformers)
 app.command("tasks")(tasks)
 app.command("demo")(demo)
 app.add_typer(bench.app, name="bench")

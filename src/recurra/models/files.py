@@ -8,7 +8,7 @@ reader that comes, or a process that is killed, in between finds each file under
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +141,15 @@ def read(folder: PathLike) -> tuple[dict[str, Any], dict[str, bytes]]:
     return values, {name: _content(path.with_name(name), sha256) for name, sha256 in sums.items()}
 
 
-def locate(name: PathLike) -> Path:
-    """The folder of that name, or else the local copy of the repository on the Hugging Face hub."""
+def locate(name: PathLike, files: Sequence[str] = (CONFIG, WEIGHTS, *VOCABULARIES)) -> Path:
+    """The folder of that name, or else the local copy of the repository on the Hugging Face hub, as far as
+    its files have one of these names or patterns."""
     folder = Path(name)
     if folder.exists():
         return folder
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and seldom needed
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS, *VOCABULARIES]))
+        return Path(snapshot_download(str(name), allow_patterns=list(files)))
     except Exception as e:
         raise FileNotFoundError(f"{name} is no folder here, and the Hugging Face hub gave none: {e}") from e

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from recurra.models.files import VOCABULARIES, read_json, write_alone
 
-__all__ = ["BPEVocabulary", "ByteVocabulary", "CharVocabulary", "Vocabulary", "from_bytes", "load_vocabulary"]
+__all__ = [
+    "BPEVocabulary",
+    "ByteVocabulary",
+    "CharVocabulary",
+    "Vocabulary",
+    "from_bytes",
+    "load_vocabulary",
+    "visible",
+]
 
 
 class Vocabulary(ABC):
@@ -96,7 +104,9 @@ class CharVocabulary(Vocabulary):
 class BPEVocabulary(Vocabulary):
     """Byte-level pairs (arXiv 1508.07909), by the package tokenizers: any text, no unknown token.
 
-    Raises ValueError where the tokenizer is not byte-level or its numbers have gaps.
+    Tokens that were added to a tokenizer stand for their own text, also those that it calls special: in a
+    text they are found, and they are written. Raises ValueError where the tokenizer is not byte-level or its
+    numbers have gaps.
     """
 
     FILE: ClassVar[str] = "tokenizer.json"
@@ -104,8 +114,9 @@ class BPEVocabulary(Vocabulary):
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         by_number = {i: token for token, i in tokenizer.get_vocab().items()}
+        added = {i: token.content.encode() for i, token in tokenizer.get_added_tokens_decoder().items()}
         try:
-            self.pieces = [_piece(by_number[i]) for i in range(len(by_number))]
+            self.pieces = [added.get(i) or _piece(by_number[i]) for i in range(len(by_number))]
         except KeyError as e:
             raise ValueError(f"the tokenizer is not byte-level, or has gaps: {e.args[0]!r}") from None
         if len(by_number) < 256:
@@ -153,6 +164,14 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = _byte_alphabet()
+
+
+_VISIBLE = {b: c for c, b in _BYTES.items()}
+
+
+def visible(piece: bytes) -> str:
+    """How byte-level tokenizers write these bytes."""
+    return "".join(_VISIBLE[b] for b in piece)
 
 
 def _piece(token: str) -> bytes:

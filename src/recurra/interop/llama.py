@@ -1,0 +1,167 @@
+"""Llama and its kin as transformers has them: model types llama, mistral and qwen2."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurra.interop.family import Family, Field, Head, Must, Row
+
+__all__ = ["LLAMA", "MISTRAL", "QWEN2"]
+
+Config = Mapping[str, Any]
+
+
+def _turned(x: Tensor, heads: int, *axes: int) -> Tensor:
+    """Rows of heads in another order: a rotary pair lies side by side here, and half a head apart there."""
+    y: Tensor = x.unflatten(0, (heads, *axes))
+    return y.transpose(1, 2).flatten(0, 2)
+
+
+def _split(x: Tensor, config: Any) -> Sequence[Tensor]:
+    """q, k and v of rows [q | k | v]."""
+    heads = config.queries, config.pairs, config.pairs
+    q, k, v = x.split([n * config.channels for n in heads])
+    return _turned(q, heads[0], -1, 2), _turned(k, heads[1], -1, 2), v
+
+
+def _join(xs: Sequence[Tensor], config: Any) -> Tensor:
+    q, k, v = xs
+    return torch.cat([_turned(q, config.queries, 2, -1), _turned(k, config.pairs, 2, -1), v])
+
+
+def _rows() -> tuple[Row, ...]:
+    block = "model.layers.{}."
+    rows = [
+        Row("embed.weight", ("model.embed_tokens.weight",)),
+        Row("blocks.{}.norm.weight", (block + "input_layernorm.weight",)),
+        Row("blocks.{}.mlp_norm.weight", (block + "post_attention_layernorm.weight",)),
+        Row("head.norm.weight", ("model.norm.weight",)),
+        Row("head.weight", ("lm_head.weight",)),
+    ]
+    for kind in ("weight", "bias"):
+        qkv = tuple(f"{block}self_attn.{part}_proj.{kind}" for part in "qkv")
+        up = tuple(f"{block}mlp.{part}_proj.{kind}" for part in ("gate", "up"))
+        rows += [
+            Row(f"blocks.{{}}.qkv.{kind}", qkv, _split, _join),
+            Row(f"blocks.{{}}.out.{kind}", (f"{block}self_attn.o_proj.{kind}",)),
+            Row(f"blocks.{{}}.mlp.up.{kind}", up, lambda x, _: x.chunk(2), lambda xs, _: torch.cat([*xs])),
+            Row(f"blocks.{{}}.mlp.down.{kind}", (f"{block}mlp.down_proj.{kind}",)),
+        ]
+    return tuple(rows)
+
+
+def _base(value: float, theirs: Config) -> float:
+    """The base of the rotary angles; newer configs have it among other rope parameters."""
+    given: Config = theirs["rope_parameters"] or {}
+    return float(given.get("rope_theta", value))
+
+
+def _plain_rope(value: Any, theirs: Config) -> bool:
+    """True where angles are t base^(-2j/C) and no more."""
+    rest = dict(value or {})
+    base = rest.pop("rope_theta", 1.0)
+    known = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}
+    return isinstance(base, int | float) and all(known.get(key) == x for key, x in rest.items())
+
+
+def _whole_heads(value: Any, theirs: Config) -> bool:
+    return value is None or value * theirs["num_attention_heads"] == theirs["hidden_size"]
+
+
+_OPTIONAL = (int, type(None))
+_KEYS: tuple[Field | Must, ...] = (
+    Field("num_attention_heads", 32, "heads", save=lambda blocks: blocks[0].config.queries),
+    Field("rms_norm_eps", 1e-6, "eps", save=lambda blocks: blocks[0].norm.eps),
+    Field("rope_theta", 10000.0, "base", _base),
+    Must("rope_parameters", None, _plain_rope),
+    Must("rope_scaling", None, _plain_rope),
+    Must("partial_rotary_factor", 1.0),
+    Must("head_dim", None, _whole_heads),
+    Must("hidden_act", "silu"),
+)
+
+
+def _hidden(blocks: Sequence[Any]) -> int:
+    if blocks[0].mlp is None:
+        raise ValueError("mlp must not be 0")
+    return int(blocks[0].config.hidden)
+
+
+def _inner(default: int) -> Field:
+    return Field("intermediate_size", default, "inner", save=_hidden)
+
+
+def _kv_heads(default: int | None) -> Field:
+    return Field(
+        "num_key_value_heads",
+        default,
+        "kv_heads",
+        lambda v, c: c["num_attention_heads"] if v is None else v,
+        lambda blocks: blocks[0].config.pairs,
+        _OPTIONAL,
+    )
+
+
+_FIXED = {"norm": "rms", "bidirectional": False}
+_HARMLESS = ("initializer_range", "max_position_embeddings", "attention_dropout", "pretraining_tp")
+
+LLAMA = Family(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    block="transformer",
+    keys=(
+        *_KEYS,
+        _inner(11008),
+        _kv_heads(None),
+        Field("attention_bias", False, "qkv_bias"),
+        Field("attention_bias", False, "out_bias"),
+        Field("mlp_bias", False, "mlp_bias"),
+    ),
+    rows=_rows(),
+    head=lambda c: Head("rms", c["rms_norm_eps"]),
+    vocabulary=32000,
+    width=4096,
+    depth=32,
+    tied=False,
+    fixed={**_FIXED, "window": 0},
+    # Of the last, what is meant is in the inner width.
+    free=("dropout", "mlp"),
+    varying=(),
+    harmless=_HARMLESS,
+    ignored=("rotary_emb.inv_freq",),
+)
+MISTRAL = LLAMA._replace(
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    keys=(
+        *_KEYS,
+        _inner(14336),
+        _kv_heads(8),
+        Field(
+            "sliding_window",
+            4096,
+            "window",
+            lambda v, _: v or 0,
+            lambda blocks: blocks[0].config.window or None,
+            _OPTIONAL,
+        ),
+    ),
+    fixed={**_FIXED, "qkv_bias": False, "out_bias": False, "mlp_bias": False},
+)
+QWEN2 = LLAMA._replace(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    keys=(
+        *_KEYS,
+        _inner(22016),
+        _kv_heads(32),
+        Must("use_sliding_window", False),
+        Must("layer_types", None, lambda v, _: v is None or set(v) == {"full_attention"}),
+    ),
+    vocabulary=151936,
+    fixed={**_FIXED, "window": 0, "qkv_bias": True, "out_bias": False, "mlp_bias": False},
+    # Without use_sliding_window they say nothing.
+    harmless=(*_HARMLESS, "sliding_window", "max_window_layers"),
+)
