@@ -34,23 +34,24 @@ def _draw(rows: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
     return x, weight, targets
 
 
-def _plain(x: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+def _plain(x: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0, smoothing: float = 0.0) -> Tensor:
     logits = x @ weight.t()
-    return cross_entropy(cap * torch.tanh(logits / cap) if cap else logits, targets, reduction="sum")
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    return cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
 
 
-@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("choice", [(0.0, 0.0), (2.0, 0.0), (0.0, 0.1), (2.0, 0.3)])
 @pytest.mark.parametrize("rows", SIZES)
-def test_equals_plain(rows: int, cap: float) -> None:
+def test_equals_plain(rows: int, choice: tuple[float, float]) -> None:
     x, weight, targets = _draw(rows)
-    ours, theirs = linear_cross_entropy(x, weight, targets, cap), _plain(x, weight, targets, cap)
+    ours, theirs = linear_cross_entropy(x, weight, targets, *choice), _plain(x, weight, targets, *choice)
     close(ours, theirs)
     for mine, other in zip(
         torch.autograd.grad(3 * ours, (x, weight)), torch.autograd.grad(3 * theirs, (x, weight)), strict=True
     ):
         close(mine, other)
     with torch.no_grad():
-        close(linear_cross_entropy(x, weight, targets, cap), theirs)
+        close(linear_cross_entropy(x, weight, targets, *choice), theirs)
 
 
 def test_gradient_for_the_input_or_the_weight_alone() -> None:

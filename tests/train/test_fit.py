@@ -48,6 +48,19 @@ def _stepped(config, text, model, steps=3):
     return torch.cat([p.detach().flatten() for p in trained.parameters()]), told
 
 
+def test_smoothing_is_that_of_the_loss(text, small, model):
+    config = small(smoothing=0.5)
+    trained = model(config)
+    tokens, targets = text.feed(config.batch, config.context, config.seed, False).batch(0)
+    want, _ = trained.loss(tokens, targets, smoothing=0.5)
+    plain, _ = trained.loss(tokens, targets)
+    assert want.item() != pytest.approx(plain.item(), rel=1e-3)
+    told, _ = Stepper(trained, text, config, launch(config))(0, 0.0)
+    assert told == pytest.approx(want.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="smoothing must be less than 1"):
+        small(smoothing=1.0)
+
+
 @pytest.mark.parametrize("carry", [False, True])
 def test_accumulation_is_a_larger_batch(text, small, model, carry):
     once, told = _stepped(small(batch=6, carry=carry), text, model)

@@ -25,19 +25,22 @@ def capped(logits: Tensor, cap: float) -> Tensor:
     return soft_cap(logits, cap) if cap else logits
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float = 0.0, smoothing: float = 0.0
+) -> Tensor:
     """Sum over rows of -log softmax(x W^T)[target], in nats and at least fp32; the logits `capped`.
 
-    x [N, D]; weight [V, D]; targets [N], `IGNORED` = -100 for rows that do not count. Equal to
+    x [N, D]; weight [V, D]; targets [N], `IGNORED` = -100 for rows that do not count. smoothing: of what is
+    wanted a share that all tokens have alike (arXiv 1512.00567, section 7). Equal to
     `torch.nn.functional.cross_entropy` of all the logits, in the memory of a few rows of them: the
     gradients are made in the forward pass, chunk by chunk. Differentiable once.
     """
     if torch.is_grad_enabled() and not transforms_active():
-        total: Tensor = _LinearCrossEntropy.apply(x, weight, targets, cap)  # type: ignore[no-untyped-call]
+        total: Tensor = _LinearCrossEntropy.apply(x, weight, targets, cap, smoothing)  # type: ignore[no-untyped-call]
         return total
     chunks = zip(x.split(_rows(weight)), targets.split(_rows(weight)), strict=True)
     return sum(
-        (_plain(rows, weight, goals, cap) for rows, goals in chunks),
+        (_plain(rows, weight, goals, cap, smoothing) for rows, goals in chunks),
         x.new_zeros((), dtype=state_dtype(x.dtype)),
     )
 
@@ -46,21 +49,26 @@ def _rows(weight: Tensor) -> int:
     return max(_ROWS, _LOGITS // weight.shape[0])
 
 
-def _plain(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+def _plain(x: Tensor, weight: Tensor, targets: Tensor, cap: float, smoothing: float) -> Tensor:
     logits = capped(project(x, weight), cap)
     wide = logits.to(state_dtype(logits.dtype))
-    return cross_entropy(wide, targets, reduction="sum", ignore_index=IGNORED)
+    return cross_entropy(wide, targets, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
 
 
-def _nats(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """The sum over some rows and its gradient by their logits, softmax - one_hot(targets) behind the cap."""
+def _nats(logits: Tensor, targets: Tensor, cap: float, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The sum over some rows and its gradient by their logits: softmax - what is wanted, behind the cap."""
     logits = capped(logits, cap)
     counts = (targets != IGNORED)[:, None]
     index = torch.where(counts, targets[:, None], 0)
     log_p = logits.to(state_dtype(logits.dtype)).log_softmax(-1)
-    nats = -log_p.gather(1, index).masked_fill(~counts, 0).sum()
+    wanted = (1 - smoothing) * log_p.gather(1, index)
+    if smoothing:
+        wanted = wanted + smoothing * log_p.mean(-1, keepdim=True)
+    nats = -wanted.masked_fill(~counts, 0).sum()
     p = log_p.exp_()
-    p.scatter_add_(1, index, p.new_full((1, 1), -1).expand_as(index))
+    p.scatter_add_(1, index, p.new_full((1, 1), smoothing - 1).expand_as(index))
+    if smoothing:
+        p -= smoothing / p.shape[-1]
     if cap:
         p *= 1 - (logits / cap).square()
     return nats, p.masked_fill_(~counts, 0)
@@ -68,7 +76,7 @@ def _nats(logits: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float, smoothing: float) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         narrow, dx = weight.to(dtype), torch.empty_like(x)
@@ -77,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(x), _rows(weight)):
             chunk = slice(begin, begin + _rows(weight))
             rows = x[chunk].to(dtype)
-            nats, dlogits = _nats(project(rows, narrow), targets[chunk], cap)
+            nats, dlogits = _nats(project(rows, narrow), targets[chunk], cap, smoothing)
             total += nats
             dlogits = dlogits.to(dtype)
             dx[chunk] = project(dlogits, narrow.t())
@@ -87,6 +95,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         dx, dweight = ctx.saved_tensors
-        return dx * dy.to(dx.dtype), dweight * dy.to(dweight.dtype), None, None
+        return dx * dy.to(dx.dtype), dweight * dy.to(dweight.dtype), None, None, None

@@ -89,13 +89,15 @@ class EncoderDecoder(nn.Module):
         x, state = self.hidden(pair.target, state or self.encode(pair.source, pair.lengths))
         return self.head(x), state
 
-    def loss(self, pair: Pair, targets: Tensor, state: None = None) -> tuple[Tensor, None]:
+    def loss(
+        self, pair: Pair, targets: Tensor, state: None = None, *, smoothing: float = 0.0
+    ) -> tuple[Tensor, None]:
         """Mean nats of targets [B, T], without those of -100; no state is carried from pair to pair."""
         if targets.shape != pair.target.shape:
             want, got = list(pair.target.shape), list(targets.shape)
             raise ValueError(f"targets must be like the target, {want}, got {got}")
         x, _ = self.hidden(pair.target, self.encode(pair.source, pair.lengths))
-        return self.head.loss(x, targets), state
+        return self.head.loss(x, targets, smoothing), state
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""

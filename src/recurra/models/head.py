@@ -59,16 +59,18 @@ class LanguageHead(nn.Module):
         """Logits [..., vocabulary] from x [..., width]."""
         return capped(project(self.norm(x), self._weight()), self.cap)
 
-    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, x: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean nats of targets [...] from x [..., width]; targets of -100 do not count.
 
-        Of targets that are real numbers, which the first logit is a guess of, the mean squared error; those
-        of NaN do not count.
+        smoothing: as in `linear_cross_entropy`. Of targets that are real numbers, which the first logit is a
+        guess of, the mean squared error; those of NaN do not count.
         """
         if targets.is_floating_point():
+            if smoothing:
+                raise ValueError(f"smoothing must be 0 where targets are real numbers, got {smoothing}")
             return _squared_error(self(x)[..., 0], targets)
         rows, goals = self.norm(x).flatten(0, -2), targets.flatten()
-        total = linear_cross_entropy(rows, self._weight(), goals, self.cap)
+        total = linear_cross_entropy(rows, self._weight(), goals, self.cap, smoothing)
         return total / (goals != IGNORED).sum().clamp(min=1)
 
 

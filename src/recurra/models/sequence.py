@@ -86,9 +86,11 @@ class SequenceModel(nn.Module):
         state: State | None = None,
         reset: Tensor | None = None,
         lengths: Tensor | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[Tensor, State]:
         """Mean nats of targets [B, T], without those of -100 and beyond lengths, and the last state.
 
+        smoothing: as in `linear_cross_entropy`.
         Mean squared error where they are real numbers, without those that are NaN.
         """
         self._check("tokens", tokens, "batch, time")
@@ -99,7 +101,7 @@ class SequenceModel(nn.Module):
         if lengths is not None:
             nothing = math.nan if targets.is_floating_point() else IGNORED
             targets = targets.masked_fill(~_alive(tokens, lengths), nothing)
-        return self.head.loss(x, targets), state
+        return self.head.loss(x, targets, smoothing), state
 
     def step(self, token: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""

@@ -57,6 +57,7 @@ class TrainConfig:
     lr: float = choice(2e-3, "Peak learning rate.", at_least=0)
     warmup: int = choice(50, "Steps until the learning rate peaks; then a cosine to a tenth.", at_least=0)
     decay: float = choice(0.1, "Weight decay, but of gates, norms and biases.", at_least=0)
+    smoothing: float = choice(0.0, "Share of a target that all tokens have alike.", at_least=0)
     clip: float = choice(1.0, "Bound on the norm of the gradient; 0: none.", at_least=0)
     seed: int = choice(0, "Seed of weights, data order and dropout.", at_least=0)
     every: int = choice(250, "Steps between evaluations.", at_least=1)
@@ -74,6 +75,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             _check(option, getattr(self, option.name))
+        if not self.smoothing < 1:
+            raise ValueError(f"smoothing must be less than 1, got {self.smoothing}")
         task = parse(self.task)
         if not self.context:
             object.__setattr__(self, "context", task.context)

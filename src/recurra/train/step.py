@@ -48,7 +48,7 @@ class Stepper:
         for i, (tokens, targets, state) in enumerate(self._batches(step)):
             with self.fabric.no_backward_sync(self.model, enabled=i + 1 < self.config.accumulate):
                 with self.fabric.autocast():  # which Fabric does itself only where it wraps the model
-                    loss, end = self.model.loss(tokens, targets, state=state)
+                    loss, end = self.model.loss(tokens, targets, state=state, smoothing=self.config.smoothing)
                 self.fabric.backward(loss / self.config.accumulate)
             losses.append(loss.detach())
             after.append(states.detach(end) if self.config.carry else None)
