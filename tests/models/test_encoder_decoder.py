@@ -1,5 +1,6 @@
 """Sequence to sequence over the table of blocks: rows alone, step by step, both sides seen, the loss."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +9,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from recurra.blocks.table import BLOCKS
+from recurra.models import CharVocabulary, SequenceModel
 from recurra.models.encoder import turned
 from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
 from tools import close, wake
 
 BATCH, SOURCE, TARGET, WIDTH = 3, 6, 5, 8
-SIZES = {"source": 11, "target": 7, "width": WIDTH, "depth": 2}
+SIZES = {"vocabulary": 11, "width": WIDTH, "depth": 2}
 # Encoder, decoder and cross-attention; what passes no state needs that.
 KINDS: dict[str, tuple[str, str, bool]] = {
     **{name: (name, name, True) for name in BLOCKS},
@@ -31,7 +33,7 @@ def _model(kind: str) -> EncoderDecoder:
 
 def _pair() -> Pair:
     lengths = torch.tensor([SOURCE, 1, 4])
-    return Pair(torch.randint(11, (BATCH, SOURCE)), lengths, torch.randint(7, (BATCH, TARGET)))
+    return Pair(torch.randint(11, (BATCH, SOURCE)), lengths, torch.randint(11, (BATCH, TARGET)))
 
 
 @every
@@ -62,18 +64,15 @@ def test_step_by_step(kind: str) -> None:
 def test_the_first_word_depends_on_every_source_token(kind: str) -> None:
     model, pair = _model(kind), _pair()
     model(pair._replace(target=pair.target[:, :1]))[0][0].norm().backward()
-    seen = model.encoder.embed.weight.grad.norm(dim=1) > 0
+    seen = model.source.weight.grad.norm(dim=1) > 0
     assert seen[pair.source[0]].all()
 
 
 def test_every_position_of_the_memory_sees_both_sides() -> None:
     for name in BLOCKS:
         model = _model(name)
-        for block in model.encoder.blocks:
-            block.requires_grad_(False)
         x = torch.randn(1, SOURCE, WIDTH, requires_grad=True)
-        model.encoder.embed.forward = lambda tokens, x=x: x
-        memory, _ = model.encoder(torch.zeros(1, SOURCE, dtype=torch.long), torch.tensor([SOURCE]))
+        memory, _ = model.encoder(x, torch.tensor([SOURCE]))
         for position in range(SOURCE):
             (dx,) = torch.autograd.grad(memory[0, position].norm(), x, retain_graph=True)
             assert (dx.norm(dim=-1) > 0).all(), (name, position)
@@ -89,7 +88,7 @@ def test_turned() -> None:
 
 def test_the_loss_is_that_of_the_logits() -> None:
     model, pair = _model("mingru"), _pair()
-    targets = torch.randint(7, (BATCH, TARGET))
+    targets = torch.randint(11, (BATCH, TARGET))
     targets[1, 2:] = -100
     loss, state = model.loss(pair, targets)
     close(loss, cross_entropy(model(pair)[0].flatten(0, 1), targets.flatten()))
@@ -97,6 +96,21 @@ def test_the_loss_is_that_of_the_logits() -> None:
     grads = torch.autograd.grad(loss, list(model.parameters()))
     assert all(g.isfinite().all() for g in grads)
     assert sum(bool(g.any()) for g in grads) == len(grads)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_saved_model_is_the_same(tied: bool, tmp_path: Path) -> None:
+    encoder, pair = ["lstm", "transformer"], _pair()
+    model = wake(encoder_decoder(encoder, "mingru", tied=tied, options={"dropout": 0.1}, **SIZES)).eval()
+    model.save_pretrained(tmp_path, vocabulary=CharVocabulary("abc"))
+    again = EncoderDecoder.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert torch.equal(again(pair)[0], model(pair)[0])
+    assert again.vocabulary is not None
+    assert again.vocabulary.size == 3
+    assert (again.source is None) == tied
+    with pytest.raises(ValueError, match="unknown key"):
+        SequenceModel.from_pretrained(tmp_path)
 
 
 def _fails(match: str, **options: Any) -> None:

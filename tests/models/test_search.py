@@ -17,12 +17,12 @@ SIZE, LIMITS = 4, Limits(0, 3, 4)
 
 
 def _model(blocks: str = "mingru") -> EncoderDecoder:
-    model = encoder_decoder(blocks, blocks, 5, SIZE, 8, 2)
+    model = encoder_decoder(blocks, blocks, SIZE, 8, 2)
     return wake(model)
 
 
 def _source() -> tuple[Tensor, Tensor]:
-    return torch.randint(5, (3, 6)), torch.tensor([6, 1, 3])
+    return torch.randint(SIZE, (3, 6)), torch.tensor([6, 1, 3])
 
 
 def _all(

@@ -1,12 +1,12 @@
 """An encoder: blocks that together see both sides of every position."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recurra.blocks.stack import State
-from recurra.parts.embedding import Embedding
 from recurra.parts.norm import NORMS
 
 __all__ = ["Encoder", "turned"]
@@ -21,7 +21,7 @@ def turned(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """memory [B, S, width] = norm(block_n(... block_1(embed(tokens)))): every second block reads backward.
+    """memory [B, S, width] = norm(block_n(... block_1(x))): every second block reads backward.
 
     Blocks that see both sides themselves (`bidirectional` in their config) are never turned. From two blocks
     on each position knows of all others. The cost is that of the blocks, and no parameter is doubled, as it
@@ -31,14 +31,14 @@ class Encoder(nn.Module):
     # A ModuleList of blocks: torch's type forgets of what.
     blocks: Any
 
-    def __init__(self, embed: Embedding, blocks: list[nn.Module], norm: str = "rms") -> None:
+    def __init__(self, blocks: Sequence[nn.Module], width: int, norm: str = "rms") -> None:
         super().__init__()
-        self.embed, self.blocks = embed, nn.ModuleList(blocks)
-        self.norm = NORMS[norm](embed.weight.shape[1])
+        self.blocks, self.norm = nn.ModuleList(blocks), NORMS[norm](width)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
-        """memory, and the last state of each block: one that reads backward ends at the first token."""
-        x, ends = self.embed(tokens), []
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
+        """memory from x [B, S, width], and the last state of each block: what reads backward ends at the
+        first step."""
+        ends = []
         for i, block in enumerate(self.blocks):
             backward = i % 2 == 1 and not getattr(block.config, "bidirectional", False)
             x, end = block(turned(x, lengths) if backward else x, lengths=lengths)

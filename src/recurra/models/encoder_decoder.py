@@ -1,17 +1,19 @@
 """Sequence to sequence: an encoder reads all of the source, a decoder writes the target step by step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from recurra.blocks.cross_attention import CrossAttention
 from recurra.blocks.stack import State, make
-from recurra.blocks.table import BLOCKS, configurable
+from recurra.blocks.table import BLOCKS, configurable, describe, parse, told
 from recurra.models.encoder import Encoder
 from recurra.models.head import LanguageHead
+from recurra.models.saved import Saved, built
 from recurra.parts.embedding import Embedding
+from recurra.parts.norm import NORMS
 
 __all__ = ["DecoderState", "EncoderDecoder", "Pair", "encoder_decoder"]
 
@@ -35,12 +37,13 @@ class DecoderState(NamedTuple):
     lengths: Tensor
 
 
-class EncoderDecoder(nn.Module):
-    """logits = head(decoder(embed(target), encoder(source))), [B, T, vocabulary].
+class EncoderDecoder(Saved):
+    """logits = head(decoder(embed(target), encoder(embed(source)))), [B, T, vocabulary].
 
-    Behind each of the decoder's blocks stands one of `crosses`, if there are any. passing: the blocks of the
-    decoder begin with the last states of those of the encoder (arXiv 1409.3215), which are of their kind;
-    without cross-attention that is all they know of the source. Raises ValueError that names the argument.
+    Behind each of the decoder's blocks stands a `CrossAttention`, where there is a norm for it. Where both
+    sides have the same blocks those of the decoder begin with the last states of the encoder's (arXiv
+    1409.3215); without cross-attention that is all they know of the source. tied: source, target and head
+    share one table. Raises ValueError that names the argument.
     """
 
     # A ModuleList: torch's type forgets of what.
@@ -48,30 +51,22 @@ class EncoderDecoder(nn.Module):
     crosses: Any
 
     def __init__(
-        self,
-        encoder: Encoder,
-        embed: Embedding,
-        blocks: Sequence[nn.Module],
-        crosses: Sequence[CrossAttention],
-        head: LanguageHead,
-        passing: bool,
+        self, encoder: Encoder, blocks: Sequence[nn.Module], head: LanguageHead, embed: Embedding, cross: bool
     ) -> None:
         super().__init__()
-        if not crosses and not passing:
-            raise ValueError(
-                "passing: without it and without crosses the decoder knows nothing of the source"
-            )
-        if crosses and len(crosses) != len(blocks):
-            raise ValueError(f"crosses must be as many as blocks, {len(blocks)}, got {len(crosses)}")
-        if passing and not alike(encoder.blocks, blocks):
-            raise ValueError("passing: the states of these encoder blocks are none of these decoder blocks")
-        self.encoder, self.embed, self.head, self.passing = encoder, embed, head, passing
-        self.blocks, self.crosses = nn.ModuleList(blocks), nn.ModuleList(crosses)
+        self.passing = alike(encoder.blocks, blocks)
+        if not (cross or self.passing):
+            raise ValueError("cross: without it a decoder of other blocks knows nothing of the source")
+        self.encoder, self.embed, self.head = encoder, embed, head
+        self.source = None if head.tied else Embedding(*embed.weight.shape)
+        self.blocks = nn.ModuleList(blocks)
+        made = [CrossAttention(head.width, head.norm_name, block.config.dropout) for block in self.blocks]
+        self.crosses = nn.ModuleList(made if cross else [])
 
     def encode(self, source: Tensor, lengths: Tensor) -> DecoderState:
         """Where the decoder starts, from source [B, S] with lengths [B] of at least 1."""
         self._check(source, lengths)
-        memory, ends = self.encoder(source, lengths)
+        memory, ends = self.encoder((self.source or self.embed)(source), lengths)
         begin = ends if self.passing else (None,) * len(self.blocks)
         return DecoderState(begin, tuple(cross.remember(memory) for cross in self.crosses), lengths)
 
@@ -83,6 +78,21 @@ class EncoderDecoder(nn.Module):
             x = self._look(i, x, state)
             ends.append(end)
         return x, state._replace(blocks=tuple(ends))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that `from_config` needs to build this model anew, as JSON."""
+        head, sides = self.head, (self.encoder.blocks, self.blocks)
+        encoder, blocks = ([describe(block) for block in side] for side in sides)
+        cross = bool(self.crosses)
+        return told(_Config(head.size, head.width, head.norm_name, head.tied, cross, encoder, blocks))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "EncoderDecoder":
+        """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
+        known = parse(_Config, config, {})
+        sides = (built(key, getattr(known, key), known.width) for key in ("encoder", "blocks"))
+        return _assemble(known, *sides)
 
     def forward(self, pair: Pair, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
         """Logits and the last state; state: of a source that was read before."""
@@ -133,35 +143,53 @@ def alike(encoder: Sequence[Any], decoder: Sequence[Any]) -> bool:
     return one_way and len(encoder) == len(decoder) and all(sizes(a) == sizes(b) for a, b in pairs)
 
 
+@dataclass(frozen=True)
+class _Config:
+    """The keys of a model's config; `encoder` and `blocks` hold those of the blocks on either side."""
+
+    vocabulary: int
+    width: int
+    norm: str
+    tied: bool
+    cross: bool
+    encoder: list[Any]
+    blocks: list[Any]
+
+
+def _assemble(known: _Config, encoder: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> EncoderDecoder:
+    """The model of these keys, and of the blocks that were made of the last of them."""
+    vocabulary, width, norm = known.vocabulary, known.width, known.norm
+    if vocabulary < 1 or width < 1:
+        raise ValueError(f"vocabulary and width must be at least 1, got {vocabulary} and {width}")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    # What a tied head reads has to be small: it multiplies `width` numbers of size one.
+    embed = Embedding(vocabulary, width, width**-0.5 if known.tied else 1.0)
+    head = LanguageHead(width, vocabulary, norm, embed if known.tied else None)
+    return EncoderDecoder(Encoder(encoder, width, norm), blocks, head, embed, known.cross)
+
+
 def encoder_decoder(
     encoder: str | Sequence[str] = "mingru",
     decoder: str | Sequence[str] = "mingru",
-    source: int = 256,
-    target: int = 256,
+    vocabulary: int = 256,
     width: int = 256,
     depth: int = 3,
     *,
-    cross: bool = True,
     options: Mapping[str, Any] | None = None,
+    cross: bool = True,
+    tied: bool = False,
 ) -> EncoderDecoder:
-    """An untrained model from `source` to `target` tokens: `depth` blocks on either side, by their names.
+    """An untrained model of `depth` blocks on either side, by their names in `recurra.blocks.BLOCKS`.
 
     options: fields of the blocks' configs, for each block that has them. cross: attention to the source
-    behind each block of the decoder. States are passed where both sides have the same blocks. Blocks with a
-    choice see both sides in the encoder. Raises ValueError that names the argument.
+    behind each block of the decoder. tied: source, target and head share their table. Blocks with a choice
+    see both sides in the encoder. Raises ValueError that names the argument.
     """
-    names = [encoder] if isinstance(encoder, str) else encoder
-    two_way = any("bidirectional" in configurable(BLOCKS[name]) for name in names if name in BLOCKS)
-    reads = make(encoder, width, depth, {**(options or {}), **({"bidirectional": True} if two_way else {})})
-    writes: list[Any] = make(decoder, width, depth, options)
-    norm, dropout = writes[-1].config.norm, writes[-1].config.dropout
-    crosses = [CrossAttention(width, norm, dropout) for _ in writes] if cross else []
-    embeds = Embedding(source, width), Embedding(target, width)
-    return EncoderDecoder(
-        Encoder(embeds[0], reads, norm),
-        embeds[1],
-        writes,
-        crosses,
-        LanguageHead(width, target, norm),
-        alike(reads, writes),
-    )
+    names = [encoder] if isinstance(encoder, str) else list(encoder)
+    given = dict(options or {})
+    if any("bidirectional" in configurable(BLOCKS[name]) for name in names if name in BLOCKS):
+        given["bidirectional"] = True
+    reads, writes = make(names, width, depth, given), make(decoder, width, depth, options)
+    norm = cast(Any, writes[-1]).config.norm
+    return _assemble(_Config(vocabulary, width, norm, tied, cross, [], []), reads, writes)

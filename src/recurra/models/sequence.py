@@ -1,35 +1,27 @@
 """A sequence model: embedding, blocks, head. A language model is a list of blocks and nothing else."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from recurra.blocks.common import later
 from recurra.blocks.stack import State, make, run, step
-from recurra.blocks.table import build, describe, parse, told
-from recurra.models import files
+from recurra.blocks.table import describe, parse, told
 from recurra.models.cross_entropy import IGNORED
 from recurra.models.generate import Generation, Prompts, Sampler
 from recurra.models.head import LanguageHead
-from recurra.models.vocabulary import Vocabulary, from_bytes
+from recurra.models.saved import Saved, built
 from recurra.parts.embedding import Embedding, LinearEmbedding
 from recurra.parts.norm import NORMS
 
 __all__ = ["SequenceModel", "language_model"]
 
-# What other tools look for in the header of such a file.
-_PYTORCH = {"format": "pt"}
 
-
-class SequenceModel(nn.Module):
+class SequenceModel(Saved):
     """logits = head(block_n(... block_1(embed(tokens)))), tokens [B, T], logits [B, T, vocabulary].
 
     With a `LinearEmbedding` real numbers [B, T, channels] are read in the place of tokens.
@@ -47,7 +39,6 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.embed, self.blocks, self.head = embed, nn.ModuleList(blocks), head
         self.checkpointing = False
-        self.vocabulary: Vocabulary | None = None
 
     @property
     def channels(self) -> int:
@@ -152,56 +143,7 @@ class SequenceModel(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> "SequenceModel":
         """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
         known = parse(_Config, config, {})
-        blocks = [_numbered(i, block, known.width) for i, block in enumerate(known.blocks)]
-        return _assemble(known, blocks)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], vocabulary: Vocabulary | None = None) -> None:
-        """Write model.safetensors, config.json and the vocabulary, whole or not at all, also when killed.
-
-        vocabulary: the one to keep with the model, which also becomes `self.vocabulary`.
-        """
-        vocabulary, size = vocabulary or self.vocabulary, self.head.size
-        if vocabulary is not None and vocabulary.size > size:
-            raise ValueError(f"vocabulary has {vocabulary.size} tokens, the model only {size}")
-        self.vocabulary = vocabulary
-        tensors = {name: p.detach().contiguous() for name, p in self.state_dict().items()}
-        kept = {} if vocabulary is None else {vocabulary.FILE: vocabulary.to_bytes()}
-        files.write(folder, self.config, {files.WEIGHTS: safetensors.torch.save(tensors, _PYTORCH), **kept})
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-    ) -> str:
-        """Upload what `save_pretrained` writes to a repository on the Hugging Face hub, made where it is
-        missing; `from_pretrained(repo_id)` loads it. token: None for that of `hf auth login`. Returns the
-        address of the commit; raises what huggingface_hub raises.
-        """
-        from recurra.models.hub import push  # noqa: PLC0415 - slow to import, and seldom needed
-
-        return push(self, repo_id, private, token, branch)
-
-    @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str]) -> "SequenceModel":
-        """The model, in eval mode, of a folder or else of a repository on the Hugging Face hub.
-
-        Raises ValueError that names the file where one is damaged, foreign or does not fit the others.
-        """
-        folder = files.locate(name)
-        config, contents = files.read(folder)
-        try:
-            with torch.device("meta"):
-                model = cls.from_config(config)
-        except ValueError as e:
-            raise ValueError(f"{folder / files.CONFIG}: {e}") from e
-        weights = contents.pop(files.WEIGHTS)
-        model.load_state_dict(_tensors(folder / files.WEIGHTS, weights, model), assign=True)
-        for file, content in contents.items():
-            model.vocabulary = from_bytes(folder / file, content)
-        return model.eval()
+        return _assemble(known, built("blocks", known.blocks, known.width))
 
 
 def _alive(tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -220,17 +162,6 @@ class _Config:
     channels: int = later(0)
     eps: float = later(0.0)
     cap: float = later(0.0)
-
-
-def _numbered(number: int, given: Any, width: int) -> nn.Module:
-    if not isinstance(given, dict):
-        raise ValueError(f"key 'blocks', {number}: must be an object, got {given!r}")
-    if given.get("width") != width:
-        raise ValueError(f"key 'blocks', {number}: key 'width' must be {width}, got {given.get('width')!r}")
-    try:
-        return build(given)
-    except ValueError as e:
-        raise ValueError(f"key 'blocks', {number}: {e}") from e
 
 
 def _assemble(known: _Config, blocks: Sequence[nn.Module]) -> SequenceModel:
@@ -253,23 +184,6 @@ def _assemble(known: _Config, blocks: Sequence[nn.Module]) -> SequenceModel:
         embed = Embedding(vocabulary, width, 1 / math.sqrt(width) if tied else 1.0)
     head = LanguageHead(width, vocabulary, known.norm, embed if tied else None, known.eps, known.cap)
     return SequenceModel(embed, blocks, head)
-
-
-def _tensors(path: Path, content: bytes, model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a file, which must be those of the model. Raises ValueError that names the file."""
-    try:
-        tensors = safetensors.torch.load(content)
-    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f"{path} is not a safetensors file: {e!r}") from e
-    want = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    got = {name: tuple(x.shape) for name, x in tensors.items()}
-    if wrong := sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name)):
-        name = wrong[0]
-        raise ValueError(f"{path}: {name} must be {want.get(name, 'absent')}, got {got.get(name, 'none')}")
-    dtypes = {x.dtype for x in tensors.values()}
-    if len(dtypes) != 1 or not dtypes.pop().is_floating_point:
-        raise ValueError(f"{path}: tensors must be floating point, of one dtype")
-    return tensors
 
 
 def language_model(
