@@ -127,6 +127,7 @@ def test_the_port_in_transformers() -> None:
         ("keys", {"keys": 0.0}),
         ("keys", {"keys": 0.1}),
         ("mlp", {"mlp": -1.0}),
+        ("inner", {"inner": 9, "mlp": 0.0}),
         ("gate_cap", {"gate_cap": 0.0}),
         ("eps", {"eps": -1.0}),
         ("norm", {"norm": "batch"}),

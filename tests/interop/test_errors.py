@@ -13,6 +13,9 @@ import recurra
 from interop.peers import PEERS, logits, tokens
 from tools import close
 
+# What the authors' xlstm imports for its kernels, where it is installed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -42,6 +45,11 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}
         ("mamba", "architectures", ["MambaForSequenceClassification"]),
         ("mamba", "num_hidden_layers", "2"),
         ("rwkv", "attention_hidden_size", 30),
+        ("xlstm", "weight_mode", "fused"),
+        ("xlstm", "use_bias", True),
+        ("xlstm", "v_dim_factor", 2.0),
+        ("xlstm", "eps", 0.1),
+        ("xlstm", "tie_word_embeddings", True),
         ("llama", "rope_parameters", LLAMA3),
         ("llama", "rope_scaling", {"type": "linear", "factor": 2.0}),
         ("llama", "partial_rotary_factor", 0.5),
@@ -143,12 +151,13 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"blocks": "mingru"}, "blocks must be all mamba, rwkv4, transformer, .* got mingru"),
+        ({"blocks": "mingru"}, "blocks must be all mamba, rwkv4, xlstm_large, transformer, .* got mingru"),
         ({"blocks": ["mamba", "rwkv4"]}, "got mamba, rwkv4"),
         ({"blocks": "mamba", "options": {"norm": "layer"}}, "norm must be 'rms' in all blocks, got 'layer'"),
         ({"blocks": "mamba", "options": {"expansion": 1.5}}, "expansion must be a whole number, got 1.5"),
         ({"blocks": "mamba", "channels": 3}, "reads real numbers"),
         ({"blocks": "rwkv4", "options": {"mlp": 0.0}}, "mlp must not be 0"),
+        ({"blocks": "xlstm_large", "tied": True}, "'tie_word_embeddings': True is not supported"),
         (
             {"blocks": "transformer", "options": {"mlp": 0.0}},
             "llama: mlp must not be 0; qwen2: ",

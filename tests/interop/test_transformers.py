@@ -16,8 +16,10 @@ from recurra.blocks.table import BLOCKS
 from recurra.interop.family import Family, Field
 from recurra.interop.table import FAMILIES
 from recurra.models import SequenceModel
-from tools import close
+from tools import close, wake
 
+# What the authors' xlstm imports for its kernels, where it is installed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 every = pytest.mark.parametrize("kind", PEERS)
 
 
@@ -43,6 +45,18 @@ def test_there_and_back(kind: str, tmp_path: Path) -> None:
 
     model.save_pretrained(tmp_path / "ours")
     assert SequenceModel.from_pretrained(tmp_path / "ours")(x)[0].equal(model(x)[0])
+
+
+@pytest.mark.parametrize("block", ["mamba", "rwkv4", "xlstm_large", "transformer"])
+@torch.no_grad()
+def test_models_that_began_here(block: str, tmp_path: Path) -> None:
+    """With what ours are unless told otherwise."""
+    model, x = wake(recurra.language_model(block, VOCABULARY, 16, 2)).eval(), tokens()
+    recurra.to_transformers(model, tmp_path)
+    close(logits(AutoModelForCausalLM.from_pretrained(tmp_path).eval(), x), model(x)[0])
+    again = recurra.from_transformers(tmp_path)
+    assert again.head.cap == model.head.cap == 0
+    close(again(x)[0], model(x)[0])
 
 
 @every

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows, later
 from recurra.layers.slstm import heads_of
 from recurra.ops.activation import activate, soft_cap
 from recurra.ops.outer import outer, take_outer_step
@@ -23,7 +23,8 @@ class XLSTMLargeConfig:
     """Sizes of one block, and of how many blocks it is one: the published draws depend on it.
 
     heads 0: up to 4, as `heads_of`; keys, mlp: widths of queries and keys and of the SwiGLU over that of the
-    block, the latter rounded up to a multiple of 64, or 0: without; eps: of all norms.
+    block, the latter rounded up to a multiple of 64, or 0: without; inner: its inner width itself, unless 0;
+    eps: of all norms.
     """
 
     width: int
@@ -36,6 +37,7 @@ class XLSTMLargeConfig:
     eps: float = 1e-6
     norm: str = "rms"
     dropout: float = 0.0
+    inner: int = later(0)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -44,6 +46,8 @@ class XLSTMLargeConfig:
         for field in ("keys", "gate_cap", "eps"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be greater than 0, got {getattr(self, field)}")
+        if self.inner < 0 or (self.inner and not self.mlp):
+            raise ValueError(f"inner must not be negative, nor without an mlp, got {self.inner}")
         if not self.key_width:
             raise ValueError(f"keys must leave a width of at least 1, got {self.keys} of {self.width}")
         heads_of(math.gcd(self.width, self.key_width), self.heads)
@@ -56,7 +60,7 @@ class XLSTMLargeConfig:
     @property
     def hidden(self) -> int:
         """Width of the feed-forward; fractions of a channel do not make another 64."""
-        return 64 * math.ceil(max(1, int(self.mlp * self.width)) / 64)
+        return self.inner or 64 * math.ceil(max(1, int(self.mlp * self.width)) / 64)
 
 
 class XLSTMLargeBlock(nn.Module):

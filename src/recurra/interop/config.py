@@ -106,12 +106,13 @@ def theirs(family: Family, model: Any) -> dict[str, Any]:
     }
     for key in family.keys:
         if isinstance(key, Field):
-            value = key.save(blocks) if key.save else getattr(blocks[0].config, key.ours)
+            value = key.save(model) if key.save else getattr(blocks[0].config, key.ours)
             if config.setdefault(key.theirs, value) != value:
                 raise ValueError(f"{key.ours}: {key.theirs} would have to be {value} and not to be")
     has, wanted = Head(head.norm_name, head.norm.eps, head.cap), family.head(config)
     if has != wanted:
         raise ValueError(f"the head must have {wanted._asdict()}, has {has._asdict()}")
+    ours(family, config)  # for what it raises
     return config
 
 

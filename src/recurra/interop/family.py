@@ -11,7 +11,6 @@ from torch import Tensor
 __all__ = ["Family", "Field", "Head", "Must", "Row", "reshaped"]
 
 Config = Mapping[str, Any]
-Blocks = Sequence[Any]
 
 
 def _as_it_is(value: Any, theirs: Config) -> Any:
@@ -23,14 +22,14 @@ class Field(NamedTuple):
 
     default: what a config without the key means; kinds: of its value, () for that of the default; positive:
     a number must be, for in ours a zero often means something else. load: our value from theirs and all of
-    their config; save: theirs from our blocks, None: the field as it is.
+    their config; save: theirs from our model, None: the field as it is.
     """
 
     theirs: str
     default: Any
     ours: str
     load: Callable[[Any, Config], Any] = _as_it_is
-    save: Callable[[Blocks], Any] | None = None
+    save: Callable[[Any], Any] | None = None
     kinds: tuple[type, ...] = ()
     positive: bool = True
 

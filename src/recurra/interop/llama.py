@@ -72,8 +72,8 @@ def _whole_heads(value: Any, theirs: Config) -> bool:
 
 _OPTIONAL = (int, type(None))
 _KEYS: tuple[Field | Must, ...] = (
-    Field("num_attention_heads", 32, "heads", save=lambda blocks: blocks[0].config.queries),
-    Field("rms_norm_eps", 1e-6, "eps", save=lambda blocks: blocks[0].norm.eps),
+    Field("num_attention_heads", 32, "heads", save=lambda model: model.blocks[0].config.queries),
+    Field("rms_norm_eps", 1e-6, "eps", save=lambda model: model.blocks[0].norm.eps),
     Field("rope_theta", 10000.0, "base", _base),
     Must("rope_parameters", None, _plain_rope),
     Must("rope_scaling", None, _plain_rope),
@@ -83,10 +83,10 @@ _KEYS: tuple[Field | Must, ...] = (
 )
 
 
-def _hidden(blocks: Sequence[Any]) -> int:
-    if blocks[0].mlp is None:
+def _hidden(model: Any) -> int:
+    if model.blocks[0].mlp is None:
         raise ValueError("mlp must not be 0")
-    return int(blocks[0].config.hidden)
+    return int(model.blocks[0].config.hidden)
 
 
 def _inner(default: int) -> Field:
@@ -99,7 +99,7 @@ def _kv_heads(default: int | None) -> Field:
         default,
         "kv_heads",
         lambda v, c: c["num_attention_heads"] if v is None else v,
-        lambda blocks: blocks[0].config.pairs,
+        lambda model: model.blocks[0].config.pairs,
         _OPTIONAL,
     )
 
@@ -144,7 +144,7 @@ MISTRAL = LLAMA._replace(
             4096,
             "window",
             lambda v, _: v or 0,
-            lambda blocks: blocks[0].config.window or None,
+            lambda model: model.blocks[0].config.window or None,
             _OPTIONAL,
         ),
     ),

@@ -1,6 +1,5 @@
 """Mamba as transformers has it (model type mamba)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from recurra.interop.family import Family, Field, Head, Must, Row, reshaped
@@ -29,9 +28,9 @@ def _rows() -> tuple[Row, ...]:
     )
 
 
-def _expand(blocks: Sequence[Any]) -> int:
+def _expand(model: Any) -> int:
     """Theirs is a whole number."""
-    config = blocks[0].config
+    config = model.blocks[0].config
     if config.hidden % config.width:
         raise ValueError(f"expansion must be a whole number, got {config.expansion}")
     return int(config.hidden // config.width)
@@ -58,13 +57,13 @@ MAMBA = Family(
             "auto",
             "rank",
             lambda v, _: 0 if v == "auto" else v,
-            lambda blocks: blocks[0].config.dt_rank,
+            lambda model: model.blocks[0].config.dt_rank,
             (str, int),
         ),
         Field("time_step_min", 0.001, "dt_min"),
         Field("time_step_max", 0.1, "dt_max"),
         Field("use_bias", False, "bias"),
-        Field("layer_norm_epsilon", 1e-5, "eps", save=lambda blocks: blocks[0].norm.eps),
+        Field("layer_norm_epsilon", 1e-5, "eps", save=lambda model: model.blocks[0].norm.eps),
         Must("use_conv_bias", True),
         Must("hidden_act", "silu"),
         Must("intermediate_size", None, lambda v, c: v in (None, int(c["expand"] * c["hidden_size"]))),

@@ -1,7 +1,7 @@
 """RWKV-4 as transformers has it (model type rwkv), and RWKV-4 and RWKV-5 as their authors publish them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -110,10 +110,10 @@ def untrained(tensors: Mapping[str, Tensor], number: int, divisor: float) -> Seq
     return language_model(f"rwkv{number}", vocabulary, width, depth, options=options)
 
 
-def _inner(blocks: Sequence[Any]) -> int:
-    if blocks[0].channel_mix is None:
+def _inner(model: Any) -> int:
+    if model.blocks[0].channel_mix is None:
         raise ValueError("mlp must not be 0")
-    return len(blocks[0].channel_mix.key.weight)
+    return len(model.blocks[0].channel_mix.key.weight)
 
 
 def _halvings(theirs: Mapping[str, Any], blocks: int) -> int:
@@ -126,9 +126,9 @@ def _place(fields: dict[str, Any], theirs: Mapping[str, Any], i: int) -> dict[st
     return {**fields, "eps": fields["eps"] * 4.0 ** _halvings(theirs, i)}
 
 
-def _every(blocks: Sequence[Any]) -> int:
+def _every(model: Any) -> int:
     """Their rescale_every: the number of blocks in front of the first with another eps, 0 where none has."""
-    eps = [block.norm.eps for block in blocks]
+    eps = [block.norm.eps for block in model.blocks]
     every = next((i for i, value in enumerate(eps) if value != eps[0]), 0)
     if every and eps != [eps[0] * 4.0 ** (i // every) for i in range(len(eps))]:
         raise ValueError(f"eps differs among the blocks: {eps}")
@@ -148,7 +148,7 @@ RWKV = Family(
             _inner,
             (int, type(None)),
         ),
-        Field("layer_norm_epsilon", 1e-5, "eps", save=lambda blocks: blocks[0].norm.eps),
+        Field("layer_norm_epsilon", 1e-5, "eps", save=lambda model: model.blocks[0].norm.eps),
         Field("rescale_every", 6, "", save=_every, positive=False),
         Must("attention_hidden_size", None, lambda v, c: v in (None, c["hidden_size"])),
     ),
