@@ -16,6 +16,7 @@ EXTRAS = {
     "bench": "matplotlib",
     "train": "lightning_fabric",
     "bpe": "tokenizers",
+    "hf": "transformers",
     "test": "pytest",
 }
 

@@ -92,6 +92,22 @@ def test_capped_logits() -> None:
 
 
 @NATIVE
+@every
+def test_other_rows(name: str) -> None:
+    """Beam search goes on from some rows, in the memory that was recorded."""
+    model, rows = _model(name), torch.tensor([2, 0, 0])
+    state, (token, *rest) = _begun(model, 3), torch.randint(0, 37, (4, 3))
+    step, plain = stepper(model, state), PlainStepper(model, state)
+    with torch.no_grad():
+        for each in (step, plain):
+            each(token)
+            each.select(rows)
+        for token in rest:
+            close(step(token), plain(token))
+    same_state(step.state, plain.state)
+
+
+@NATIVE
 @pytest.mark.parametrize("name", ["transformer", "transformer with a window"])
 def test_a_cache_without_room_is_moved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["recurra.ops.attention"], "ROOM", 4)

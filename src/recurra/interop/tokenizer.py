@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from recurra.models.vocabulary import (
     visible,
 )
 
-__all__ = ["tokenizer_files", "vocabulary_of"]
+__all__ = ["tokenizer_files", "tokenizer_json", "vocabulary_of"]
 
 FILE = BPEVocabulary.FILE
 
@@ -39,29 +39,35 @@ def vocabulary_of(folder: Path, size: int) -> Vocabulary | None:
 def tokenizer_files(vocabulary: Vocabulary) -> dict[str, bytes]:
     """The files from which transformers' AutoTokenizer makes this vocabulary."""
     values = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    return {FILE: _tokenizer(vocabulary), "tokenizer_config.json": json.dumps(values, indent=1).encode()}
+    return {FILE: tokenizer_json(vocabulary), "tokenizer_config.json": json.dumps(values, indent=1).encode()}
 
 
-def _tokenizer(vocabulary: Vocabulary) -> bytes:
+def tokenizer_json(vocabulary: Vocabulary) -> bytes:
+    """The vocabulary as a file of the package tokenizers; characters that it lacks are errors there too."""
     if isinstance(vocabulary, BPEVocabulary):
         return vocabulary.to_bytes()
     if isinstance(vocabulary, CharVocabulary):
-        return _pairs([piece.decode() for piece in vocabulary.pieces], None, {"type": "Fuse"})
+        # What is no token stands for the empty one, which is none either.
+        words = {
+            "type": "WordLevel",
+            "unk_token": "",
+            "vocab": _numbers(p.decode() for p in vocabulary.pieces),
+        }
+        cut = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+        return _written(words, cut, {"type": "Fuse"})
     if not isinstance(vocabulary, ByteVocabulary):
         raise ValueError(f"{type(vocabulary).__name__} can't be written as {FILE}")
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return _pairs([visible(piece) for piece in vocabulary.pieces], level, level)
+    # Pairs of which none is ever joined.
+    pairs = {"type": "BPE", "vocab": _numbers(map(visible, vocabulary.pieces)), "merges": []}
+    return _written(pairs, level, level)
 
 
-def _pairs(names: list[str], cut: Mapping[str, Any] | None, decoder: Mapping[str, Any]) -> bytes:
-    """A tokenizer of single characters: pairs of which none is ever joined."""
-    model = {"type": "BPE", "vocab": {name: i for i, name in enumerate(names)}, "merges": []}
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(names)}
+
+
+def _written(model: Mapping[str, Any], cut: Mapping[str, Any], decoder: Mapping[str, Any]) -> bytes:
     added: list[Any] = []
-    whole = {
-        "version": "1.0",
-        "added_tokens": added,
-        "pre_tokenizer": cut,
-        "decoder": decoder,
-        "model": model,
-    }
-    return json.dumps(whole).encode()
+    parts = {"added_tokens": added, "pre_tokenizer": cut, "decoder": decoder, "model": model}
+    return json.dumps({"version": "1.0", **parts}).encode()

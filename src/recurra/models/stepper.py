@@ -11,7 +11,7 @@ from recurra.ops import native
 from recurra.ops.attention import KVRoom
 from recurra.ops.native import NotRecordableError, Tape
 from recurra.parts.embedding import Embedding
-from recurra.state import KVState, apply
+from recurra.state import KVState, apply, select
 
 __all__ = ["PlainStepper", "RecordedStepper", "stepper"]
 
@@ -28,6 +28,10 @@ class PlainStepper:
         logits: Tensor
         logits, self.state = self._model.step(token, self.state)
         return logits
+
+    def select(self, rows: Tensor) -> None:
+        """Go on from these rows of the batch, as many as there are."""
+        self.state = select(self.state, rows)
 
 
 class RecordedStepper:
@@ -80,6 +84,10 @@ class RecordedStepper:
         self._tape.replay()
         self._left -= 1
         return self._logits
+
+    def select(self, rows: Tensor) -> None:
+        """Go on from these rows of the batch, as many as there are."""
+        apply(lambda x: x.copy_(x.index_select(0, rows)), self._state)
 
 
 def _own(blocks: Any, state: Any) -> tuple[Any, ...]:
