@@ -3,7 +3,7 @@
 from recurra import models, ops, state
 from recurra.blocks.stack import Stack
 from recurra.config import show_config
-from recurra.interop import from_rwkv, from_transformers, to_transformers
+from recurra.interop import accelerate, decelerate, from_rwkv, from_transformers, to_transformers
 from recurra.layers.gru import GRU
 from recurra.layers.lstm import LSTM
 from recurra.layers.recurrent import MinGRU, MinLSTM
@@ -17,6 +17,8 @@ __all__ = [
     "MinLSTM",
     "Stack",
     "__version__",
+    "accelerate",
+    "decelerate",
     "from_rwkv",
     "from_transformers",
     "language_model",

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from recurra.bench import accelerate as accelerate_bench
 from recurra.bench import generate as generate_bench
 from recurra.bench import layers as layer_bench
 from recurra.bench import models as model_bench
@@ -174,6 +175,34 @@ def generate(
         print(markdown(generate_bench.COLUMNS, rows), flush=True)
         write_rows(out / "generate.csv", generate_bench.COLUMNS, [row for group in groups for row in group])
     leave(out / "generate.png", groups, 1)
+
+
+@app.command()
+def accelerate(
+    model: Annotated[str, typer.Option(metavar="A,B", help="Of mamba, rwkv, xlstm.")] = ",".join(
+        accelerate_bench.FAMILIES
+    ),
+    width: Annotated[int, typer.Option(min=128, help="A multiple of 128.")] = 256,
+    depth: Annotated[int, typer.Option(min=2, help="Blocks of the model that is trained.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Windows a training step.")] = 4,
+    context: Annotated[int, typer.Option(min=64, help="Tokens of a window, and of a prefill.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
+    threads: Threads = CORES,
+    out: Out = Path("results"),
+) -> None:
+    """Models of transformers with and without recurra.accelerate: training, prefill, generation."""
+    try:
+        sizes = [accelerate_bench.Size(m, width, depth) for m in accelerate_bench.known(model.split(","))]
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+    groups = []
+    for rows in accelerate_bench.run(sizes, batch, context, repeats, threads, progress):
+        groups.append(rows)
+        print(markdown(accelerate_bench.COLUMNS, rows), flush=True)
+        write_rows(
+            out / "accelerate.csv", accelerate_bench.COLUMNS, [row for group in groups for row in group]
+        )
+    write_record(out / "accelerate.json", accelerate_bench.made(threads))
 
 
 @app.command()

@@ -1,0 +1,80 @@
+"""A block's step as one native call: in a small model a token takes longer in Python than in arithmetic."""
+
+from collections.abc import Callable, Sequence
+from operator import is_
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+from recurra.ops import native
+from recurra.ops.native import NotRecordableError, Tape
+
+__all__ = ["Recordings", "Steps"]
+
+
+class Steps:
+    """y = steps(x): step(x, *state) gives y and what the state is then, which is written to `state`.
+
+    The state's tensors are contiguous and stay where they are. Where the kernels can do all of it, what they
+    do is recorded at the first call and made again as one call at the next; else the step is taken in Python.
+    """
+
+    def __init__(self, module: nn.Module, step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> None:
+        self.state, self._step, self._weight = state, step, next(module.parameters())
+        self._tape: Tape | None = None
+        self._place: Any = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        place = x.shape, x.dtype, self._weight.data_ptr(), native.threads_for(native.PARALLEL)
+        if place != self._place or (self._tape is not None and self._tape.stale):
+            self._place, self._tape = place, self._recorded(x)
+        if self._tape is None:
+            y, *after = self._step(x, *self.state)
+            for old, new in zip(self.state, after, strict=True):
+                old.copy_(new)
+            return y
+        self._x.copy_(x)
+        self._tape.replay()
+        # What the next call writes to is not given away.
+        return self._y.clone()
+
+    def _recorded(self, x: Tensor) -> Tape | None:
+        self._x = x.clone()
+        try:
+            with Tape() as tape:
+                self._y, *after = self._step(self._x, *self.state)
+            for old, new in zip(self.state, after, strict=True):
+                tape.copy(old, new)
+        except NotRecordableError:
+            return None
+        tape.keep(self._weight.detach())
+        return tape
+
+
+class Recordings:
+    """The steps of one block, for each cache that it is called with, as long as that lives."""
+
+    def __init__(self) -> None:
+        self._known = WeakIdKeyDictionary()
+
+    def __reduce__(self) -> tuple[type["Recordings"], tuple[()]]:
+        # A copy of a model has other weights, and other caches.
+        return Recordings, ()
+
+    def of(
+        self, key: Any, sources: Sequence[Tensor], module: nn.Module, begin: Callable[[], Steps]
+    ) -> Steps | None:
+        """The steps of what belongs to `key`, begun anew where the sources are other tensors than they were;
+        None where hooks wait for a part of the block to be called."""
+        old, steps = self._known.get(key, (None, None))
+        if old is None or not all(map(is_, old, sources)):
+            steps = None if _watched(module) else begin()
+            self._known[key] = tuple(sources), steps
+        return cast("Steps | None", steps)
+
+
+def _watched(module: nn.Module) -> bool:
+    inner = (m for m in module.modules() if m is not module)
+    return _has_any_global_hook() or any(m._forward_hooks or m._forward_pre_hooks for m in inner)
