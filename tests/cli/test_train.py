@@ -192,6 +192,27 @@ def test_models(command):
         assert name in out
 
 
+def test_a_task_with_pairs(command, tmp_path):
+    """An encoder of another kind; what goes on from a text has no use for it."""
+    run, words = tmp_path / "run", [*SMALL, "--context", "6", "--windows", "4", "--device", "cpu"]
+    sides = ["--encoder", "transformer", "--model", "lstm", "--tied"]
+    code, _, err = command("train", "--task", "reverse:symbols=5", *sides, *words, "--out", run)
+    assert code == 0, err
+    code, out, err = command("eval", run, "--context", "3")
+    assert code == 0, err
+    assert "length       3  accuracy" in out
+    assert "whole" in out
+    assert command("info", run)[0] == 0
+    assert "answers to a source" in command("generate", run)[2]
+    assert (
+        "encoder is transformer" in command("train", "--resume", "auto", "--encoder", "gru", "--out", run)[2]
+    )
+    _, _, err = command("train", "--task", "parity", "--encoder", "gru", *SMALL, "--out", tmp_path / "other")
+    assert "encoder and cross are for tasks with pairs" in err
+    _, _, err = command("train", "--task", "copy", "--encoder", "gro", *SMALL, "--out", tmp_path / "other")
+    assert "blocks must be of" in err
+
+
 def test_tasks(command):
     code, out, _ = command("tasks")
     assert code == 0

@@ -91,8 +91,8 @@ def test_no_more_than_the_context_is_read(folder):
     assert (targets[:, -1] != IGNORED).all()
     model = language_model("mingru", 10, 4, 1, channels=1).eval()
     found = data.scores(model, 4)
-    assert list(found) == ["accuracy@4", "scaled_accuracy@4", "loss@4"]
-    assert list(data.scores(model, 4, [2, 784]))[::3] == ["accuracy@2", "accuracy@9"]
+    assert list(found) == ["accuracy@4", "scaled_accuracy@4", "whole@4", "loss@4"]
+    assert list(data.scores(model, 4, [2, 784]))[::4] == ["accuracy@2", "accuracy@9"]
     x = torch.from_numpy(data.pixels[30:, :4] / np.float32(255))[..., None]
     right = model(x)[0][:, -1].argmax(-1) == torch.from_numpy(data.labels[30:])
     assert found["accuracy@4"] == pytest.approx(right.double().mean().item())

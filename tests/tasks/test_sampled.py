@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
-from recurra.models import language_model
+from recurra.models import Pair, encoder_decoder, language_model
 from recurra.tasks import answers
 from recurra.tasks.adding import Adding
 from recurra.tasks.answers import asked, judge
@@ -50,15 +51,25 @@ def test_batches_are_a_function_of_seed_and_step(task):
 
 
 def _same(one, other):
-    return all(a.nan_to_num(-1).equal(b.nan_to_num(-1)) for a, b in zip(one, other, strict=True))
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(a.nan_to_num(-1).equal(b.nan_to_num(-1)) for a, b in pairs)
 
 
 def _model(task):
+    if task.paired:
+        return encoder_decoder("mingru", "mingru", task.size, 8, 1).eval()
     return language_model("mingru", task.size, 8, 1, channels=task.channels).eval()
 
 
 def test_inputs_and_targets_are_of_the_task(task):
     inputs, targets = _batch(task, 5)
+    if task.paired:
+        assert inputs.lengths.tolist() == [inputs.source.shape[1]] * 5
+        assert 0 < inputs.source.min() <= inputs.source.max() < task.size
+        assert inputs.target[:, 1:].equal(targets[:, :-1])
+        assert not inputs.target[:, 0].any()
+        assert not targets[:, -1].any()
+        inputs = inputs.target
     assert targets.shape == inputs.shape[:2]
     assert len(inputs) == 5
     if task.channels:
@@ -105,7 +116,7 @@ def test_what_the_task_has_not_is_named(task):
 
 
 # Where some answers are more frequent than others: of those as frequent the largest counts; 7 is usual.
-UNEVEN = ("majority", "majority_count")
+UNEVEN = ("majority", "majority_count", "compress")
 
 
 def test_a_guess_is_right_by_chance(task, monkeypatch):
@@ -132,6 +143,7 @@ def _saying(logits):
             self.logits = torch.nn.Parameter(logits)
 
         def forward(self, inputs):
+            inputs = inputs.target if isinstance(inputs, Pair) else inputs
             return self.logits.expand(*inputs.shape[:2], -1), None
 
     return Saying()
@@ -143,8 +155,9 @@ def test_answers_are_counted_over_all_sequences(task, monkeypatch):
     logits = model(inputs)[0]
     close = (logits[..., 0] - targets).abs() <= 0.04
     right = close if targets.is_floating_point() else logits.argmax(-1) == targets
-    monkeypatch.setattr(answers, "CHUNK", 3 * inputs.shape[1])
+    monkeypatch.setattr(answers, "CHUNK", 3 * answers._steps(inputs) // 7)
     got = judge(model, [(inputs, targets)])
+    assert got.whole == pytest.approx((right | ~asked(targets)).all(1).double().mean().item())
     assert got.accuracy == pytest.approx(right[asked(targets)].double().mean().item())
     assert got.loss == pytest.approx(model.loss(inputs, targets)[0].item(), rel=1e-5)
     assert got.asked == asked(targets).sum()
@@ -156,7 +169,7 @@ def test_scores_are_those_of_the_lengths(task, monkeypatch):
     monkeypatch.setattr("recurra.tasks.sampled.SEQUENCES", 16)
     model = _model(task)
     found = task.scores(model, CONTEXT, [24, 20])
-    assert list(found)[:3] == ["accuracy@24", "scaled_accuracy@24", "loss@24"]
+    assert list(found)[:4] == ["accuracy@24", "scaled_accuracy@24", "whole@24", "loss@24"]
     assert found["accuracy@20"] == judge(model, task.held_out(TEST, [20], 16)).accuracy
     assert len(task.report(model, CONTEXT, [24, 20])) == 2
     assert 0 <= task.score(model, CONTEXT, 16) <= 1

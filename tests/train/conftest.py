@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from recurra.models import language_model
+from recurra.models import encoder_decoder, language_model
+from recurra.tasks.table import parse
 from recurra.tasks.text import prepare
 from recurra.train.config import TrainConfig
 from recurra.train.metrics import rows
@@ -31,6 +32,9 @@ def model():
     def make(config, size=256, channels=0, **options):
         torch.manual_seed(config.seed)
         shape = {"dropout": config.dropout, "mlp": 2.0, **options}
+        if parse(config.task).paired:
+            sides = config.encoder_layers, config.layers
+            return encoder_decoder(*sides, size, config.width, config.depth, options=shape)
         return language_model(
             config.layers, size, config.width, config.depth, options=shape, channels=channels
         )

@@ -65,7 +65,7 @@ def test_of_every_task(small, model, losses, stop_at, tmp_path, task):
     stop_at(1)
     with pytest.raises(StoppedError):
         fit(model(config, *kind), data, config, tmp_path / "broken")
-    fit(model(small(seed=9), *kind), data, config, tmp_path / "broken")
+    fit(model(small(seed=9, task=task), *kind), data, config, tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 

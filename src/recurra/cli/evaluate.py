@@ -10,7 +10,7 @@ import typer
 
 from recurra.blocks.table import BLOCKS
 from recurra.cli.generate import Run, opened
-from recurra.models import SequenceModel, language_model
+from recurra.models import EncoderDecoder, SequenceModel, language_model
 from recurra.ops import native
 from recurra.tasks.table import TASKS, Task, parse
 from recurra.tasks.text import Text
@@ -41,7 +41,7 @@ def evaluate(
         _write_samples(run, model, task.load(run))
 
 
-def _write_samples(run: Path, model: SequenceModel, data: Task) -> None:
+def _write_samples(run: Path, model: Any, data: Task) -> None:
     if not isinstance(data, Text):
         raise ValueError(f"{run} writes no samples: its task is {data.name}")
     (run / "samples.md").write_text(sheet(model, data), encoding="utf-8")
@@ -99,10 +99,13 @@ def _size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _state_size(model: SequenceModel) -> int:
-    """Numbers in the state of one sequence."""
+def _state_size(model: SequenceModel | EncoderDecoder) -> int:
+    """Numbers in the state of one sequence; of pairs, behind a source of one token."""
+    one = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
-        nothing = torch.zeros(1, model.channels) if model.channels else torch.zeros(1, dtype=torch.int64)
+        if isinstance(model, EncoderDecoder):
+            return _numbers(model.step(one, model.encode(one[None], one + 1))[1])
+        nothing = torch.zeros(1, model.channels) if model.channels else one
         state = model.step(nothing)[1]
     return _numbers(state)
 

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from recurra import state as states
-from recurra.models import SequenceModel
+from recurra.models import EncoderDecoder, SequenceModel, load
 from recurra.models.text import pieces
 from recurra.models.vocabulary import Vocabulary
 from recurra.train import checkpoint
@@ -18,13 +18,21 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of
 StateFile = typer.Option(metavar="FILE.safetensors")
 
 
-def opened(run: Path) -> SequenceModel:
+def opened(run: Path) -> SequenceModel | EncoderDecoder:
     """The best model of a run, or the model that the folder itself holds."""
-    return SequenceModel.from_pretrained(run if (run / "config.json").exists() else checkpoint.best(run))
+    return load(run if (run / "config.json").exists() else checkpoint.best(run))
+
+
+def opened_writer(run: Path) -> SequenceModel:
+    """The same. Raises ValueError where it is an encoder and a decoder."""
+    model = opened(run)
+    if isinstance(model, EncoderDecoder):
+        raise ValueError(f"{run} answers to a source, it does not go on from a text")
+    return model
 
 
 def _writer(run: Path) -> tuple[SequenceModel, Vocabulary]:
-    model = opened(run)
+    model = opened_writer(run)
     if model.vocabulary is None:
         raise ValueError(f"{run} holds no vocabulary: its model was not trained to write text")
     return model, model.vocabulary

@@ -3,6 +3,7 @@
 from recurra.models.cross_entropy import linear_cross_entropy
 from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
 from recurra.models.head import LanguageHead
+from recurra.models.load import load
 from recurra.models.sequence import SequenceModel, language_model
 from recurra.models.text import pieces, write
 from recurra.models.vocabulary import BPEVocabulary, ByteVocabulary, CharVocabulary, Vocabulary
@@ -19,6 +20,7 @@ __all__ = [
     "encoder_decoder",
     "language_model",
     "linear_cross_entropy",
+    "load",
     "pieces",
     "write",
 ]

@@ -74,7 +74,11 @@ class Saved(nn.Module):
         Raises ValueError that names the file where one is damaged, foreign or does not fit the others.
         """
         folder = files.locate(name)
-        config, contents = files.read(folder)
+        return cls.restored(folder, *files.read(folder))
+
+    @classmethod
+    def restored(cls: type[M], folder: Path, config: Mapping[str, Any], contents: dict[str, bytes]) -> M:
+        """The model of what `models.files.read` gave of a folder, whose name stands in errors."""
         try:
             with torch.device("meta"):
                 model = cls.from_config(config)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from recurra.bench.report import record
-from recurra.models import SequenceModel
+from recurra.models import EncoderDecoder, load
 from recurra.papers.results import Result, write
 from recurra.tasks.table import Task
 from recurra.train import checkpoint
@@ -39,7 +39,7 @@ def work(options: dict[str, Any], about: Result, folder: Path, threads: int) -> 
     run = prepare(options, folder)
     fabric = launch(run.config)
     _, data = train(run, fabric)
-    model = SequenceModel.from_pretrained(checkpoint.best(folder)).to(fabric.device)
+    model = load(checkpoint.best(folder)).to(fabric.device)
     return {**about, **result(run.config, data, model, folder), "machine": machine(options, threads)}
 
 
@@ -78,9 +78,12 @@ def command(options: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def _state(model: Any, data: Task, context: int) -> int:
-    """Numbers that the model remembers of a sequence of `context` steps."""
+    """Numbers that the model remembers of a sequence of `context` steps, a decoder of such a source."""
     steps = torch.zeros(1, context, data.channels) if data.channels else torch.zeros(1, context).long()
-    return _numbers(model(steps.to(next(model.parameters()).device))[1])
+    steps = steps.to(next(model.parameters()).device)
+    if isinstance(model, EncoderDecoder):
+        return _numbers(model.step(steps[:, 0], model.encode(steps, torch.tensor([context])))[1])
+    return _numbers(model(steps)[1])
 
 
 def _numbers(state: Any) -> int:

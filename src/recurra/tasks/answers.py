@@ -9,19 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from recurra import state as states
 from recurra.models.cross_entropy import IGNORED
+from recurra.models.encoder_decoder import Pair
 from recurra.tasks.losses import CHUNK, device_of
 
-__all__ = ["CLOSE", "Answered", "Answers", "asked", "judge", "mean"]
+__all__ = ["CLOSE", "Answered", "Answers", "Inputs", "asked", "judge", "mean"]
+
+# What a model reads, batch first.
+Inputs = Tensor | Pair
 
 # A number is right where it is off by no more, as in Hochreiter and Schmidhuber, 1997, section 5.4.
 CLOSE = 0.04
 
 
 class Answers(NamedTuple):
-    """Share of right ones, their mean loss, and how many there were."""
+    """Share of right ones and of sequences without a wrong one, the mean loss, how many there were.
+
+    What is written token by token from the likeliest ones is right where all of its answers are.
+    """
 
     accuracy: float
+    whole: float
     loss: float
     asked: int
 
@@ -32,26 +41,36 @@ def asked(targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def judge(model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
+def judge(model: Any, batches: Iterable[tuple[Inputs, Tensor]]) -> Answers:
     """Of all targets, a few sequences at a time.
 
     The likeliest token is the answer, its loss in nats; or the number itself, its loss the squared error.
     """
-    right, loss, count = 0, 0.0, 0
+    right, whole, loss, count, sequences = 0, 0, 0.0, 0, 0
     for inputs, targets in batches:
-        rows = max(CHUNK // inputs.shape[1], 1)
-        for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
-            logits = model(x.to(device_of(model)))[0].float().cpu()
+        rows = max(CHUNK * len(targets) // _steps(inputs), 1)
+        for begin in range(0, len(targets), rows):
+            part = slice(begin, begin + rows)
+            x, y = states.apply(lambda x, part=part: x[part].to(device_of(model)), inputs), targets[part]
+            logits = model(x)[0].float().cpu()
             hits, losses = _numbers(logits, y) if y.is_floating_point() else _tokens(logits, y)
-            right, loss = right + int(hits.sum()), loss + losses.sum().item()
-        count += int(asked(targets).sum())
-    return Answers(right / count, loss / count, count)
+            right, loss = right + int((hits & asked(y)).sum()), loss + losses.sum().item()
+            whole += int((hits | ~asked(y)).all(1).sum())
+        count, sequences = count + int(asked(targets).sum()), sequences + len(targets)
+    return Answers(right / count, whole / sequences, loss / count, count)
+
+
+def _steps(inputs: Inputs) -> int:
+    """Of all rows together."""
+    if isinstance(inputs, Pair):
+        return inputs.source.numel() + inputs.target.numel()
+    return inputs.shape[0] * inputs.shape[1]
 
 
 def mean(parts: Sequence[Answers]) -> Answers:
     """Of lengths that count alike, however many answers each asks for."""
-    accuracies, losses, counts = zip(*parts, strict=True)
-    return Answers(fmean(accuracies), fmean(losses), sum(counts))
+    accuracies, wholes, losses, counts = zip(*parts, strict=True)
+    return Answers(fmean(accuracies), fmean(wholes), fmean(losses), sum(counts))
 
 
 class Answered(ABC):
@@ -78,7 +97,8 @@ class Answered(ABC):
         return score > than
 
     def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
-        """Accuracy, scaled accuracy (0: chance, 1: solved) and loss; `accuracy@40` is that of length 40."""
+        """Accuracy, scaled accuracy (0: chance, 1: solved), the share of sequences that are right as a whole,
+        and loss; `accuracy@40` is that of length 40."""
         judged = self.judged(model, context, lengths)
         return {f"{k}@{n}": v for n, found in judged.items() for k, v in _values(found, self.chance).items()}
 
@@ -95,7 +115,8 @@ def _line(length: str, found: Answers, chance: float) -> str:
 def _values(found: Answers, chance: float) -> dict[str, float]:
     """Scaled accuracy: 0 for chance, 1 for solved."""
     scaled = (found.accuracy - chance) / (1 - chance)
-    return {"accuracy": found.accuracy, "scaled_accuracy": scaled, "loss": found.loss}
+    shares = {"accuracy": found.accuracy, "scaled_accuracy": scaled, "whole": found.whole}
+    return {**shares, "loss": found.loss}
 
 
 def _tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,5 +125,5 @@ def _tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    errors = (logits[..., 0] - targets)[asked(targets)]
-    return errors.abs() <= CLOSE, errors.square()
+    errors = logits[..., 0] - targets
+    return errors.abs() <= CLOSE, errors[asked(targets)].square()

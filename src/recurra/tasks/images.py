@@ -89,6 +89,7 @@ class Images(Answered):
     name: ClassVar[str] = "images"
     size: ClassVar[int] = CLASSES
     channels: ClassVar[int] = 1
+    paired: ClassVar[bool] = False
     chance: ClassVar[float] = 1 / CLASSES
 
     @staticmethod
@@ -138,6 +139,7 @@ class ImageFiles:
     context: ClassVar[int] = 784
     size: ClassVar[int] = CLASSES
     channels: ClassVar[int] = 1
+    paired: ClassVar[bool] = False
 
     def prepare(self, source: str | None, run: Path, *_: Any) -> Images:
         """Raises FileNotFoundError or ValueError for what is not there, or holds no images."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from recurra.tasks.answers import Answered, Answers, judge, mean
+from recurra.tasks.answers import Answered, Answers, Inputs, judge, mean
 
 __all__ = ["Drawing", "Sampled"]
 
@@ -33,7 +33,7 @@ class Drawing:
         """True: no sequence goes on from another."""
         return True
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Inputs, Tensor]:
         """Inputs and targets of a step."""
         draw = np.random.default_rng((TRAINING, self.seed, step))
         return self.task.sample(draw, self.rows, self.task.length(draw, self.context))
@@ -49,6 +49,7 @@ class Sampled(Answered):
     name: ClassVar[str]
     context: ClassVar[int] = 256
     channels: ClassVar[int] = 0
+    paired: ClassVar[bool] = False
     source: ClassVar[str] = "drawn anew at every step"
 
     @property
@@ -57,8 +58,9 @@ class Sampled(Answered):
         """Tokens, of what is read and of what is answered; 1 where answers are real numbers."""
 
     @abstractmethod
-    def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
-        """Inputs [rows, T] or [rows, T, channels]; targets [rows, T], -100 or NaN where nothing is asked."""
+    def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Inputs, Tensor]:
+        """Inputs [rows, T] or [rows, T, channels], or pairs; targets [rows, T], -100 or NaN where nothing is
+        asked."""
 
     def length(self, draw: np.random.Generator, context: int) -> int:
         """Of the sequences of a step."""
@@ -97,7 +99,7 @@ class Sampled(Answered):
         """Share of right answers in about `count` sequences; none of them is in `scores`."""
         return self._judge(model, VALIDATION, self.spread(context, count), count).accuracy
 
-    def held_out(self, kind: int, lengths: Sequence[int], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_out(self, kind: int, lengths: Sequence[int], count: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Inputs and targets, as many of each length, at least `count` in all."""
         for length in lengths:
             yield self.sample(np.random.default_rng((kind, length)), math.ceil(count / len(lengths)), length)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recurra.models.vocabulary import Vocabulary
 from recurra.tasks.adding import Adding
+from recurra.tasks.answers import Inputs
 from recurra.tasks.formal.bucket_sort import BucketSort
 from recurra.tasks.formal.cycle_navigation import CycleNavigation
 from recurra.tasks.formal.even_pairs import EvenPairs
@@ -23,6 +24,11 @@ from recurra.tasks.listops import ListOps
 from recurra.tasks.mqar import MQAR
 from recurra.tasks.selective_copying import SelectiveCopying
 from recurra.tasks.text import TextFiles
+from recurra.tasks.transduction.compress import Compress
+from recurra.tasks.transduction.copy import Copy
+from recurra.tasks.transduction.expand import Expand
+from recurra.tasks.transduction.reverse import Reverse
+from recurra.tasks.transduction.sort import Sort
 
 __all__ = ["TASKS", "Feed", "Kind", "Task", "name_of", "parse"]
 
@@ -33,15 +39,17 @@ class Feed(Protocol):
     def fresh(self, step: int) -> bool:
         """Whether the rows of a step start from no state; otherwise they go on from the step before."""
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs [rows, T] or [rows, T, channels]; targets [rows, T], those of -100 or NaN do not count."""
+    def batch(self, step: int) -> tuple[Inputs, Tensor]:
+        """Inputs [rows, T] or [rows, T, channels], or pairs; targets [rows, T], those of -100 or NaN do not
+        count."""
 
 
 class Task(Protocol):
     """The data of a run and what it is judged by, `metric`; `source` says where they come from.
 
     Inputs are tokens, `size` of them, those of a vocabulary or mere numbers; or, where there are `channels`,
-    so many real numbers a step. Targets are tokens too; or real numbers, and `size` is 1.
+    so many real numbers a step; or, where they are `paired`, a source and a target of such tokens. Targets
+    are tokens too; or real numbers, and `size` is 1.
     """
 
     @property
@@ -52,6 +60,8 @@ class Task(Protocol):
     def size(self) -> int: ...
     @property
     def channels(self) -> int: ...
+    @property
+    def paired(self) -> bool: ...
     @property
     def vocabulary(self) -> Vocabulary | None: ...
     @property
@@ -81,12 +91,15 @@ class Task(Protocol):
 class Kind(Protocol):
     """How a task is set up in a run's folder, found again there, and read from another file.
 
-    A frozen dataclass: its fields are the options of the task. context: what a run takes unless told;
-    prepare(source, folder, kind, size, vocabulary) as in `tasks.text`.
+    A frozen dataclass: its fields are the options of the task. context: what a run takes unless told; paired:
+    it is from sequence to sequence, for an encoder and a decoder; prepare(source, folder, kind, size,
+    vocabulary) as in `tasks.text`.
     """
 
     @property
     def context(self) -> int: ...
+    @property
+    def paired(self) -> bool: ...
     def prepare(
         self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
     ) -> Task: ...
@@ -110,6 +123,11 @@ TASKS: dict[str, type[Kind]] = {
     "majority": Majority,
     "majority_count": MajorityCount,
     "missing_duplicate": MissingDuplicate,
+    "copy": Copy,
+    "reverse": Reverse,
+    "sort": Sort,
+    "compress": Compress,
+    "expand": Expand,
 }
 
 

@@ -52,6 +52,7 @@ class Text:
 
     name: ClassVar[str] = "text"
     channels: ClassVar[int] = 0
+    paired: ClassVar[bool] = False
     metric: ClassVar[str] = "bits_per_byte"
 
     @staticmethod
@@ -119,6 +120,7 @@ class TextFiles:
     """Text of a file, a folder or Python's own library, its tokens kept with the run."""
 
     context: ClassVar[int] = 256
+    paired: ClassVar[bool] = False
 
     def prepare(
         self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None

@@ -35,6 +35,9 @@ class TrainConfig:
     vocabulary: str = choice("byte", "Tokens: byte, char or bpe.", among=("byte", "char", "bpe"))
     tokens: int = choice(4096, "Size of a bpe vocabulary.", at_least=257)
     model: str = choice("mingru", "Block of all layers, or one of each: mingru,gru,... (see recurra models).")
+    encoder: str | None = choice(None, "Block of the encoder, where a task has pairs; none: as model.")
+    cross: bool = choice(True, "Attention of the decoder to the source, where a task has pairs.")
+    tied: bool = choice(False, "One table of tokens for all that a model reads and writes.")
     width: int = choice(384, "Channels between blocks.", at_least=1)
     depth: int = choice(6, "Blocks.", at_least=1)
     expansion: float | None = choice(
@@ -78,15 +81,25 @@ class TrainConfig:
         if not self.smoothing < 1:
             raise ValueError(f"smoothing must be less than 1, got {self.smoothing}")
         task = parse(self.task)
+        if not task.paired and (self.encoder or not self.cross):
+            raise ValueError(f"encoder and cross are for tasks with pairs, task is {self.task}")
         if not self.context:
             object.__setattr__(self, "context", task.context)
 
     @property
     def layers(self) -> list[str]:
         """One name of a block for each layer. Raises ValueError where their number is not `depth`."""
-        names = [name.strip() for name in self.model.split(",")]
+        return self._each("model", self.model)
+
+    @property
+    def encoder_layers(self) -> list[str]:
+        """The same of the encoder."""
+        return self.layers if self.encoder is None else self._each("encoder", self.encoder)
+
+    def _each(self, option: str, given: str) -> list[str]:
+        names = [name.strip() for name in given.split(",")]
         if len(names) not in (1, self.depth):
-            raise ValueError(f"model names {len(names)} blocks, depth is {self.depth}")
+            raise ValueError(f"{option} names {len(names)} blocks, depth is {self.depth}")
         return names * (self.depth // len(names))
 
     @property
@@ -103,8 +116,20 @@ class TrainConfig:
 
 # What a resumed run can't change: its weights, its data and their order follow from these.
 FIXED = (
-    *("task", "source", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp"),
-    *("dropout", "options", "context", "batch", "accumulate", "carry", "devices", "seed"),
+    *("task", "source", "vocabulary", "tokens", "model", "encoder", "cross", "tied", "width", "depth"),
+    *(
+        "expansion",
+        "conv",
+        "mlp",
+        "dropout",
+        "options",
+        "context",
+        "batch",
+        "accumulate",
+        "carry",
+        "devices",
+        "seed",
+    ),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from recurra.models import SequenceModel, language_model
+from recurra.models import EncoderDecoder, SequenceModel, encoder_decoder, language_model, load
 from recurra.tasks.table import Task, parse
 from recurra.train import checkpoint
 from recurra.train.checkpoint import Position
@@ -16,7 +16,10 @@ from recurra.train.loop import fit
 __all__ = ["Run", "build", "prepare", "train"]
 
 # What a run that starts from another takes from it: the shape of its model and its vocabulary.
-SHAPE = ("task", "vocabulary", "tokens", "model", "width", "depth", "expansion", "conv", "mlp", "options")
+SHAPE = (
+    *("task", "vocabulary", "tokens", "model", "encoder", "cross", "tied", "width", "depth", "expansion"),
+    *("conv", "mlp", "options"),
+)
 
 
 class Run(NamedTuple):
@@ -50,13 +53,17 @@ def train(run: Run, fabric: Any) -> tuple[Position, Task]:
     return fit(model, data, config, run.out, fabric), data
 
 
-def build(config: TrainConfig, vocabulary: int, channels: int = 0) -> SequenceModel:
-    """The untrained model of these options, for tokens or for `channels` real numbers a step.
+def build(config: TrainConfig, vocabulary: int, channels: int = 0) -> SequenceModel | EncoderDecoder:
+    """The untrained model of these options: an encoder and a decoder where the task has pairs.
 
-    Raises ValueError that names an option that it does not have.
+    For tokens, or for `channels` real numbers a step. Raises ValueError that names an option that it does
+    not have.
     """
-    width, depth, shape = config.width, config.depth, config.shape
-    return language_model(config.layers, vocabulary, width, depth, options=shape, channels=channels)
+    sizes, shape, tied = (vocabulary, config.width, config.depth), config.shape, config.tied
+    if parse(config.task).paired:
+        sides = config.encoder_layers, config.layers
+        return encoder_decoder(*sides, *sizes, options=shape, cross=config.cross, tied=tied)
+    return language_model(config.layers, *sizes, options=shape, channels=channels, tied=tied)
 
 
 def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) -> TrainConfig:
@@ -77,5 +84,5 @@ def _data(run: Run, anew: bool) -> Task:
     task, config = parse(run.config.task), run.config
     if not anew:
         return task.load(run.out)
-    vocabulary = SequenceModel.from_pretrained(run.start).vocabulary if run.start else None
+    vocabulary = load(run.start).vocabulary if run.start else None
     return task.prepare(config.source, run.out, config.vocabulary, config.tokens, vocabulary)

@@ -19,7 +19,8 @@ def strategy(devices: int) -> Any:
 
 def _shard(model: Any, mesh: Any) -> nn.Module:
     fsdp, rows = need("torch.distributed.fsdp"), mesh["data_parallel"]
-    for block in model.blocks:
+    encoder = getattr(model, "encoder", None)
+    for block in [*model.blocks, *(encoder.blocks if encoder else ())]:
         fsdp.fully_shard(block, mesh=rows)
     # Embedding and head; shared out again after each call, so that whoever looks at weights sees shares.
     fsdp.fully_shard(model, mesh=rows, reshard_after_forward=True)

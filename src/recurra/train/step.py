@@ -45,10 +45,10 @@ class Stepper:
         """
         self._seed(step)
         losses, after = [], []
-        for i, (tokens, targets, state) in enumerate(self._batches(step)):
+        for i, (inputs, targets, state) in enumerate(self._batches(step)):
             with self.fabric.no_backward_sync(self.model, enabled=i + 1 < self.config.accumulate):
                 with self.fabric.autocast():  # which Fabric does itself only where it wraps the model
-                    loss, end = self.model.loss(tokens, targets, state=state, smoothing=self.config.smoothing)
+                    loss, end = self.model.loss(inputs, targets, state=state, smoothing=self.config.smoothing)
                 self.fabric.backward(loss / self.config.accumulate)
             losses.append(loss.detach())
             after.append(states.detach(end) if self.config.carry else None)
@@ -80,12 +80,13 @@ class Stepper:
         mixed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank))
         torch.manual_seed(int(mixed.generate_state(1, np.uint32)[0]))
 
-    def _batches(self, step: int) -> list[tuple[Tensor, Tensor, Any]]:
+    def _batches(self, step: int) -> list[tuple[Any, Tensor, Any]]:
         """This process's rows, a batch for each part of the accumulated gradient, with their states."""
         carried = [None] * self.config.accumulate if self.feed.fresh(step) else self.carried
-        tokens, targets = self.feed.batch(step)
-        self.size = targets.numel()
-        return list(zip(self._mine(tokens), self._mine(targets), carried, strict=True))
+        inputs, targets = self.feed.batch(step)
+        self.size, parts = targets.numel(), range(self.config.accumulate)
+        mine = states.apply(self._mine, (inputs, targets))
+        return [(*states.apply(lambda x, i=i: x[i], mine), carried[i]) for i in parts]
 
     def _mine(self, rows: Tensor) -> Tensor:
         """Of the rows of all processes those of this one, [accumulate, batch, T]."""

@@ -1,0 +1,1 @@
+"""From sequence to sequence with answers that are known, one file each."""

@@ -1,0 +1,66 @@
+"""What the tasks from sequence to sequence share: words, of one length a step, and their answers."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recurra.models.encoder_decoder import Pair
+from recurra.tasks.sampled import Sampled
+
+__all__ = ["EDGE", "Tokens", "Transduction"]
+
+Tokens = NDArray[np.int64]
+
+# In front of an answer as the decoder reads it, and behind it as it has to write it.
+EDGE = 0
+
+
+@dataclass(frozen=True)
+class Transduction(Sampled):
+    """`answer` to words of tokens 1 to `symbols`; context is the longest word.
+
+    shortest: of the words to train on. An answer is followed by EDGE, which has to be written too.
+    """
+
+    symbols: int = 32
+    shortest: int = 1
+
+    context: ClassVar[int] = 64
+    paired: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.symbols < 2 or self.shortest < 1:
+            raise ValueError(
+                f"symbols must be at least 2, shortest 1, got {self.symbols} and {self.shortest}"
+            )
+
+    @abstractmethod
+    def answer(self, words: Tokens) -> Tokens:
+        """[rows, K] of words [rows, T], 0 to symbols - 1 both."""
+
+    @property
+    def size(self) -> int:
+        """Tokens, on either side."""
+        return self.symbols + 1
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers of a guess among all tokens."""
+        return 1 / self.size
+
+    def length(self, draw: np.random.Generator, context: int) -> int:
+        """Each from the shortest to the context equally likely."""
+        return int(draw.integers(min(self.shortest, context), context + 1))
+
+    def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Pair, torch.Tensor]:
+        """The words and what is to be written, [rows, T] and [rows, K + 1]."""
+        words = draw.integers(0, self.symbols, (rows, length))
+        answers = self.answer(words) + 1
+        edge = np.full((rows, 1), EDGE)
+        read, written = np.concatenate([edge, answers], 1), np.concatenate([answers, edge], 1)
+        lengths = torch.full((rows,), length)
+        return Pair(torch.from_numpy(words + 1), lengths, torch.from_numpy(read)), torch.from_numpy(written)

@@ -1,0 +1,42 @@
+"""Expand: each symbol and those after it, `ratio` in all; a target of `ratio` times its source.
+
+>>> pair, targets = Expand(ratio=3).sample(np.random.default_rng(0), rows=1, length=6)
+>>> pair.source, pair.target
+(tensor([[28, 21]]), tensor([[ 0, 28, 29, 30, 21, 22, 23]]))
+>>> targets
+tensor([[28, 29, 30, 21, 22, 23,  0]])
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from recurra.models.encoder_decoder import Pair
+from recurra.tasks.transduction.common import Tokens, Transduction
+
+__all__ = ["Expand"]
+
+
+@dataclass(frozen=True)
+class Expand(Transduction):
+    """y_(rj + i) = (x_j + i) mod symbols for i < r, r the ratio; context is the longest target."""
+
+    ratio: int = 10
+
+    name: ClassVar[str] = "expand"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio < 1:
+            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
+
+    def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Pair, Tensor]:
+        """Words whose answers have that length, or of one symbol."""
+        return super().sample(draw, rows, max(length // self.ratio, 1))
+
+    def answer(self, words: Tokens) -> Tokens:
+        """`ratio` symbols for one."""
+        after: Tokens = (words[:, :, None] + np.arange(self.ratio)) % self.symbols
+        return after.reshape(len(words), -1)
