@@ -40,7 +40,7 @@ def run(trained, tmp_path):
     return Path(shutil.copytree(trained / "run", tmp_path / "run"))
 
 
-@pytest.mark.parametrize("verb", ["train", "generate", "eval", "info", "models", "tasks"])
+@pytest.mark.parametrize("verb", ["train", "generate", "predict", "eval", "info", "models", "tasks"])
 def test_help(command, verb):
     code, out, err = command(verb, "--help")
     assert code == 0
@@ -211,6 +211,34 @@ def test_a_task_with_pairs(command, tmp_path):
     assert "encoder and cross are for tasks with pairs" in err
     _, _, err = command("train", "--task", "copy", "--encoder", "gro", *SMALL, "--out", tmp_path / "other")
     assert "blocks must be of" in err
+
+
+def test_translation_from_files_to_answers(command, tmp_path, monkeypatch):
+    lines = [f"{a} {b}" for a in range(15) for b in range(15)]
+    (tmp_path / "a").write_text("\n".join(lines))
+    (tmp_path / "b").write_text("\n".join(line[::-1] for line in lines))
+    run, words = tmp_path / "run", [*SMALL, "--tokens", "260", "--tied", "--device", "cpu"]
+    files = [tmp_path / "a", tmp_path / "b"]
+    code, out, err = command("train", "--task", "translation", *files, *words, "--out", run)
+    assert code == 0, err
+    assert "perplexity held out" in out
+    assert checkpoint.options(checkpoint.last(run)).vocabulary == "bpe"
+    code, out, err = command("eval", run, *files)
+    assert code == 0, err
+    assert "bleu" in out
+    assert "225 to test on" in out
+    code, out, err = command("predict", run, tmp_path / "a", "--beam", "1", "--map", tmp_path / "map.png")
+    assert code == 0, err
+    assert out.count("\n") == 225
+    assert (tmp_path / "map.png").stat().st_size > 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1 2\n\n"))
+    code, out, err = command("predict", run, "--n-best", "2", "--beam", "2")
+    assert code == 0, err
+    assert [line.count("\t") for line in out.splitlines()] == [1, 1, 1]
+    assert "--n-best must be at most --beam" in command("predict", run, "--beam", "1", "--n-best", "2")[2]
+    assert (
+        "target is for tasks with pairs" in command("train", *files, *SMALL, "--out", tmp_path / "other")[2]
+    )
 
 
 def test_tasks(command):

@@ -79,6 +79,20 @@ def test_rows_are_searched_by_themselves(beam: int) -> None:
         assert sorted(found, key=lambda h: -h.score) == found
 
 
+def test_each_row_has_its_own_room() -> None:
+    model, (source, lengths) = _model(), _source()
+    longest = torch.tensor([1, 4, 2])
+    for beam in (1, 3):
+        together = beam_search(model, source, lengths, LIMITS._replace(longest=longest), beam)
+        for row, found in enumerate(together):
+            one, own = slice(row, row + 1), LIMITS._replace(longest=int(longest[row]))
+            (alone,) = beam_search(model, source[one], lengths[one], own, beam)
+            assert [h.tokens for h in found] == [h.tokens for h in alone]
+            assert [h.score for h in found] == pytest.approx([h.score for h in alone], rel=1e-5)
+    drawn = sample(model, source, lengths, LIMITS._replace(longest=longest), Sampler(), seed=0)
+    assert all(len(row) <= most for row, most in zip(drawn, longest.tolist(), strict=True))
+
+
 def test_draws_follow_the_model() -> None:
     model, (source, lengths) = _model(), _source()
     many = [x[:1].expand(4000, *x.shape[1:]) for x in (source, lengths)]
@@ -94,7 +108,9 @@ def test_draws_follow_the_model() -> None:
 
 
 def test_what_is_wrong_is_named() -> None:
-    with pytest.raises(ValueError, match="beam and longest must be at least 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="beam must be at least 1, got 0"):
         beam_search(_model(), *_source(), LIMITS, 0)
+    with pytest.raises(ValueError, match="longest must be at least 1, got 0"):
+        beam_search(_model(), *_source(), LIMITS._replace(longest=torch.tensor([3, 0, 2])))
     with pytest.raises(ValueError, match="temperature must not be negative"):
         sample(_model(), *_source(), LIMITS, Sampler(temperature=-1))

@@ -11,6 +11,7 @@ from recurra.cli.demo import demo
 from recurra.cli.evaluate import evaluate, info, models, tasks
 from recurra.cli.export import export_transformers
 from recurra.cli.generate import generate
+from recurra.cli.predict import predict
 from recurra.cli.train import command as train
 
 # What wrong words on the command line raise, whichever package typer takes it from.
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("generate")(generate)
+app.command("predict")(predict)
 app.command("eval")(evaluate)
 app.command("info")(info)
 app.command("models")(models)

@@ -24,6 +24,7 @@ def evaluate(
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="Text; none: what the run held out.")
     ] = None,
+    target: Annotated[str | None, typer.Argument(metavar="TARGET", help="Translations of its lines.")] = None,
     context: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Of fresh windows or sequences; repeatable; default: the task's."),
@@ -34,7 +35,8 @@ def evaluate(
     model, folder = opened(run), checkpoint.best(run)
     options = checkpoint.options(folder)
     task = parse(options.task)
-    data = task.read(file, model.vocabulary) if file else task.load(run)
+    given = (file, target) if target else file
+    data = task.read(given, model.vocabulary) if file else task.load(run)
     print(f"{options.task}; model of step {checkpoint.position(folder).step}")
     print("\n".join(data.report(model, options.context, context or ())))
     if samples:

@@ -14,6 +14,8 @@ from recurra.train.metrics import unit
 from recurra.train.run import prepare
 from recurra.train.run import train as run_to_end
 
+# Options that are told by their place.
+PLACES = {"source": "FILE|FOLDER|-", "target": "TARGET"}
 Out = Annotated[Path, typer.Option(help="Folder of the run.")]
 Resume = Annotated[str, typer.Option(metavar="no|auto", help="auto: go on where the folder has a run.")]
 File = Annotated[Path | None, typer.Option("--config", metavar="FILE.yaml", help="Options from a file.")]
@@ -41,15 +43,15 @@ def train(options: dict[str, Any], out: Path, resume: str = "no", file: Path | N
 def _parameter(option: "dataclasses.Field[Any]") -> inspect.Parameter:
     """An option of TrainConfig in the words of typer; None stands for not given."""
     kind = kind_of(option)
-    default = "" if option.default is None else f" [default: {option.default}]"
+    default = "" if option.default in {None, ""} else f" [default: {option.default}]"
     about = {"help": option.metadata["help"] + default, "show_default": False}
     least = option.metadata["at_least"]
-    if option.name == "source":
-        given: Any = typer.Argument(metavar="FILE|FOLDER|-", **about)
+    if option.name in PLACES:
+        given: Any = typer.Argument(metavar=PLACES[option.name], **about)
     elif kind in {int, float}:
         given = typer.Option(f"--{option.name}", min=least, **about)
     else:
-        given = typer.Option(metavar="|".join(option.metadata["among"]) or None, **about)
+        given = typer.Option(metavar="|".join(filter(None, option.metadata["among"])) or None, **about)
     annotation = Annotated[kind | None, given]  # type: ignore[valid-type]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -57,8 +59,8 @@ def _parameter(option: "dataclasses.Field[Any]") -> inspect.Parameter:
 def command(*, out: Path, resume: str, config: Path | None, **options: Any) -> None:
     """Train a model; writes model, checkpoints and metrics into a folder.
 
-    On the text of FILE, without FILE on Python's own standard library, or on another --task. A killed run
-    goes on with --resume auto.
+    On the text of FILE, without FILE on Python's own standard library, or on another --task; for
+    --task translation on the lines of FILE and those of TARGET. A killed run goes on with --resume auto.
     """
     train({name: value for name, value in options.items() if value is not None}, out, resume, config)
 

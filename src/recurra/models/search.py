@@ -1,5 +1,6 @@
 """What an encoder-decoder answers: the likeliest sentences that a beam finds, or sentences that are drawn."""
 
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -12,11 +13,18 @@ __all__ = ["Hypothesis", "Limits", "beam_search", "sample"]
 
 
 class Limits(NamedTuple):
-    """Of a sentence: the token in front of it, the one that ends it, and how many it has at most."""
+    """Of sentences: the token in front of each, the one that ends it, how many it has at most, [B] or all."""
 
     begin: int
     end: int
-    longest: int
+    longest: Tensor | int
+
+    def each(self, source: Tensor) -> Tensor:
+        """How many tokens each sentence has at most. Raises ValueError where that is none."""
+        longest = torch.as_tensor(self.longest, device=source.device).expand(len(source))
+        if len(source) and int(longest.min()) < 1:
+            raise ValueError(f"longest must be at least 1, got {int(longest.min())}")
+        return longest
 
 
 class Hypothesis(NamedTuple):
@@ -58,18 +66,20 @@ def beam_search(
     log-probabilities as they are, which favours short sentences. What has no end after `longest` tokens
     counts as it is. Memory is that of `beam` states a row. Raises ValueError that names the argument.
     """
-    if beam < 1 or limits.longest < 1:
-        raise ValueError(f"beam and longest must be at least 1, got {beam} and {limits.longest}")
-    found: list[list[Hypothesis]] = [[] for _ in source]
+    if beam < 1:
+        raise ValueError(f"beam must be at least 1, got {beam}")
+    longest, found = limits.each(source), [list[Hypothesis]() for _ in source]
     with evaluating(model):
         beams = _begin(model, source, lengths, limits, beam)
-        for length in range(1, limits.longest + 1):
+        for length in count(1):
             beams, parents = _chosen(beams, limits, found, _normaliser(length, penalty))
-            open_ = _open(beams, found, _normaliser(limits.longest, penalty))
-            if not len(open_) or length == limits.longest:
+            left = longest[beams.rows] - length
+            _give_up(beams, left <= 0, found, _normaliser(length, penalty))
+            reach = [_normaliser(n, penalty) for n in (left + length).tolist()]
+            going_on = _may_improve(beams, found, reach) & (left > 0)
+            if not going_on.any():
                 break
-            beams = _read(model, beams, parents).of(open_)
-    _give_up(beams, found, _normaliser(limits.longest, penalty))
+            beams = _read(model, beams, parents).of(going_on.nonzero().flatten())
     return [sorted(kept, key=lambda h: -h.score)[:beam] for kept in found]
 
 
@@ -116,15 +126,15 @@ def _along(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _open(beams: _Beams, found: list[list[Hypothesis]], normaliser: float) -> Tensor:
-    """The sources whose beams may still beat what was found for them; normaliser: that of the longest."""
-    reach = (beams.scores[:, 0] / normaliser).tolist()
-    done = [sorted((h.score for h in found[row]), reverse=True) for row in beams.rows.tolist()]
-    still = [
-        len(scores) < beams.width or hope > scores[beams.width - 1]
-        for hope, scores in zip(reach, done, strict=True)
+def _may_improve(beams: _Beams, found: list[list[Hypothesis]], normalisers: list[float]) -> Tensor:
+    """[R] bool: beams that may still beat what was found for them; normalisers: those of the longest."""
+    best = (beams.scores[:, 0].tolist(), beams.rows.tolist(), normalisers)
+    done = [
+        len(found[row]) >= beams.width
+        and sorted(h.score for h in found[row])[-beams.width] >= score / normaliser
+        for score, row, normaliser in zip(*best, strict=True)
     ]
-    return torch.tensor(still, device=beams.rows.device).nonzero().flatten()
+    return ~torch.tensor(done, dtype=torch.bool, device=beams.rows.device)
 
 
 def _read(model: Any, beams: _Beams, parents: Tensor) -> _Beams:
@@ -134,16 +144,12 @@ def _read(model: Any, beams: _Beams, parents: Tensor) -> _Beams:
     return beams._replace(following=logits.float().log_softmax(-1).unflatten(0, parents.shape), state=state)
 
 
-def _give_up(beams: _Beams, found: list[list[Hypothesis]], normaliser: float) -> None:
-    """What has not ended is an answer where there are too few."""
-    for row, scores, tokens in zip(
-        beams.rows.tolist(), beams.scores.tolist(), beams.tokens.tolist(), strict=True
-    ):
-        found[row] += [
-            Hypothesis(sentence, score / normaliser)
-            for sentence, score in zip(tokens, scores, strict=True)
-            if score > -torch.inf
-        ]
+def _give_up(beams: _Beams, which: Tensor, found: list[list[Hypothesis]], normaliser: float) -> None:
+    """Where there is no room for more, what has not ended is an answer."""
+    for r in which.nonzero().flatten().tolist():
+        for score, tokens in zip(beams.scores[r].tolist(), beams.tokens[r].tolist(), strict=True):
+            if score > -torch.inf:
+                found[int(beams.rows[r])].append(Hypothesis(tokens, score / normaliser))
 
 
 @torch.no_grad()
@@ -157,7 +163,7 @@ def sample(
     seen: Tensor | None = None
     with evaluating(model):
         state = model.encode(source, lengths)
-        for _ in range(limits.longest):
+        for _ in range(int(limits.each(source).max())):
             logits, state = model.step(token, state)
             token = sampler.draw(logits, seen, generator)
             if sampler.repetition_penalty != 1:
@@ -166,7 +172,8 @@ def sample(
             drawn.append(token)
             if bool(torch.stack(drawn).eq(limits.end).any(0).all()):
                 break
-    return [_ended(row, limits.end) for row in torch.stack(drawn, 1).tolist()]
+    rows = zip(torch.stack(drawn, 1).tolist(), limits.each(source).tolist(), strict=True)
+    return [_ended(row[:longest], limits.end) for row, longest in rows]
 
 
 def _ended(tokens: list[int], end: int) -> list[int]:

@@ -140,6 +140,7 @@ class ImageFiles:
     size: ClassVar[int] = CLASSES
     channels: ClassVar[int] = 1
     paired: ClassVar[bool] = False
+    kind: ClassVar[str] = "byte"
 
     def prepare(self, source: str | None, run: Path, *_: Any) -> Images:
         """Raises FileNotFoundError or ValueError for what is not there, or holds no images."""

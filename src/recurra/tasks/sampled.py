@@ -50,6 +50,7 @@ class Sampled(Answered):
     context: ClassVar[int] = 256
     channels: ClassVar[int] = 0
     paired: ClassVar[bool] = False
+    kind: ClassVar[str] = "byte"
     source: ClassVar[str] = "drawn anew at every step"
 
     @property

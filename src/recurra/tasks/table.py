@@ -29,6 +29,7 @@ from recurra.tasks.transduction.copy import Copy
 from recurra.tasks.transduction.expand import Expand
 from recurra.tasks.transduction.reverse import Reverse
 from recurra.tasks.transduction.sort import Sort
+from recurra.tasks.translation import TranslationFiles
 
 __all__ = ["TASKS", "Feed", "Kind", "Task", "name_of", "parse"]
 
@@ -92,19 +93,22 @@ class Kind(Protocol):
     """How a task is set up in a run's folder, found again there, and read from another file.
 
     A frozen dataclass: its fields are the options of the task. context: what a run takes unless told; paired:
-    it is from sequence to sequence, for an encoder and a decoder; prepare(source, folder, kind, size,
-    vocabulary) as in `tasks.text`.
+    it is from sequence to sequence, for an encoder and a decoder; kind: of its vocabulary unless told. source
+    is a file or folder, or both files where there are two; prepare(source, folder, kind, size, vocabulary) as
+    in `tasks.text`.
     """
 
     @property
     def context(self) -> int: ...
     @property
     def paired(self) -> bool: ...
+    @property
+    def kind(self) -> str: ...
     def prepare(
-        self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
+        self, source: Any, run: Path, kind: str, size: int, vocabulary: Vocabulary | None, /
     ) -> Task: ...
     def load(self, run: Path, /) -> Task: ...
-    def read(self, source: str, vocabulary: Vocabulary | None, /) -> Task: ...
+    def read(self, source: Any, vocabulary: Vocabulary | None, /) -> Task: ...
 
 
 TASKS: dict[str, type[Kind]] = {
@@ -123,6 +127,7 @@ TASKS: dict[str, type[Kind]] = {
     "majority": Majority,
     "majority_count": MajorityCount,
     "missing_duplicate": MissingDuplicate,
+    "translation": TranslationFiles,
     "copy": Copy,
     "reverse": Reverse,
     "sort": Sort,

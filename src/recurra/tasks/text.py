@@ -121,6 +121,7 @@ class TextFiles:
 
     context: ClassVar[int] = 256
     paired: ClassVar[bool] = False
+    kind: ClassVar[str] = "byte"
 
     def prepare(
         self, source: str | None, run: Path, kind: str, size: int, vocabulary: Vocabulary | None

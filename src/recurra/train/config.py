@@ -30,9 +30,12 @@ class TrainConfig:
     """Options of a run. Raises ValueError, naming the option, for a value out of range."""
 
     source: str | None = choice(None, "Text: a file, a folder, - for stdin; none: Python's own library.")
+    target: str | None = choice(None, "Translations of its lines, line by line.")
     task: str = choice("text", f"What to learn, NAME or NAME:option=value,...: {', '.join(TASKS)}.")
     init: str | None = choice(None, "Run from whose best weights to start.")
-    vocabulary: str = choice("byte", "Tokens: byte, char or bpe.", among=("byte", "char", "bpe"))
+    vocabulary: str = choice(
+        "", "Tokens: byte, char or bpe; none: the task's own.", among=("", "byte", "char", "bpe")
+    )
     tokens: int = choice(4096, "Size of a bpe vocabulary.", at_least=257)
     model: str = choice("mingru", "Block of all layers, or one of each: mingru,gru,... (see recurra models).")
     encoder: str | None = choice(None, "Block of the encoder, where a task has pairs; none: as model.")
@@ -83,8 +86,17 @@ class TrainConfig:
         task = parse(self.task)
         if not task.paired and (self.encoder or not self.cross):
             raise ValueError(f"encoder and cross are for tasks with pairs, task is {self.task}")
+        if self.target and not task.paired:
+            raise ValueError(f"target is for tasks with pairs, task is {self.task}")
+        if not self.vocabulary:
+            object.__setattr__(self, "vocabulary", task.kind)
         if not self.context:
             object.__setattr__(self, "context", task.context)
+
+    @property
+    def given(self) -> str | tuple[str, str] | None:
+        """What is read: one source, or a source and its target."""
+        return (self.source, self.target) if self.source and self.target else self.source
 
     @property
     def layers(self) -> list[str]:
@@ -116,7 +128,19 @@ class TrainConfig:
 
 # What a resumed run can't change: its weights, its data and their order follow from these.
 FIXED = (
-    *("task", "source", "vocabulary", "tokens", "model", "encoder", "cross", "tied", "width", "depth"),
+    *(
+        "task",
+        "source",
+        "target",
+        "vocabulary",
+        "tokens",
+        "model",
+        "encoder",
+        "cross",
+        "tied",
+        "width",
+        "depth",
+    ),
     *(
         "expansion",
         "conv",

@@ -85,4 +85,4 @@ def _data(run: Run, anew: bool) -> Task:
     if not anew:
         return task.load(run.out)
     vocabulary = load(run.start).vocabulary if run.start else None
-    return task.prepare(config.source, run.out, config.vocabulary, config.tokens, vocabulary)
+    return task.prepare(config.given, run.out, config.vocabulary, config.tokens, vocabulary)
