@@ -105,6 +105,8 @@ def test_other_rows(name: str) -> None:
         for token in rest:
             close(step(token), plain(token))
     same_state(step.state, plain.state)
+    with pytest.raises(ValueError, match=r"rows must be \[3\], got \[1\]"):
+        step.select(rows[:1])
 
 
 @NATIVE

@@ -87,6 +87,8 @@ class RecordedStepper:
 
     def select(self, rows: Tensor) -> None:
         """Go on from these rows of the batch, as many as there are."""
+        if rows.shape != self._x.shape[:1]:  # what is one row would be copied to all
+            raise ValueError(f"rows must be {list(self._x.shape[:1])}, got {list(rows.shape)}")
         apply(lambda x: x.copy_(x.index_select(0, rows)), self._state)
 
 
