@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from recurra import Stack
-from recurra.blocks.table import BLOCKS
+from recurra import Stack, language_model
+from recurra.blocks.stack import turn
+from recurra.blocks.table import BLOCKS, describe
 from tools import close, masks, same_state
 
 BATCH, TIME, WIDTH = 3, 7, 6
@@ -38,6 +39,25 @@ def test_chunks_and_steps() -> None:
         y, now = stack.step(x_t, now)
         close(y, y_t)
     same_state(now, end)
+
+
+def _names(model: Any) -> list[str]:
+    return [describe(block)["block"] for block in model.blocks]
+
+
+def test_patterns() -> None:
+    seven = ["mlstm"] * 7 + ["slstm"]
+    assert turn("xlstm") == turn(["mlstm", "slstm"], "7:1") == seven
+    assert _names(language_model("xlstm", 5, 8, 16)) == seven * 2
+    assert _names(language_model("xlstm", 5, 8, pattern="1:1")) == ["mlstm", "slstm"] * 3
+    assert _names(Stack("xlstm", 8, 2, pattern="1:0")) == ["mlstm"] * 2
+    assert _names(Stack(["mamba", "transformer"], 8, pattern="3:1")) == (["mamba"] * 3 + ["transformer"]) * 2
+    assert _names(Stack(["mamba", "transformer"], 8, 3)) == ["mamba", "transformer", "mamba"]
+    for pattern in ("7", "7:", "7:-1", "0:0", "7:1:1", ""):
+        with pytest.raises(ValueError, match="pattern must be one number for each of mlstm, slstm, got"):
+            Stack(["mlstm", "slstm"], 8, pattern=pattern)
+    with pytest.raises(ValueError, match="depth must be a multiple of 8, one turn of the blocks, got 6"):
+        Stack("xlstm", 8, 6)
 
 
 def test_errors() -> None:

@@ -75,6 +75,17 @@ def test_options_of_the_block(command, tmp_path):
     assert (config.state, config.norm, config.conv, config.expansion) == (3, "layer", 2, 2.0)
 
 
+def test_a_pattern(command, tmp_path):
+    (tmp_path / "text").write_text("some text\n" * 20)
+    words = [*SMALL, "--model", "xlstm", "--pattern", "2:1", "--depth", "3", "--steps", "1"]
+    code, _, err = command("train", tmp_path / "text", *words, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "pattern: '2:1'" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "model       2 mlstm, slstm, width 8, depth 3" in command("info", tmp_path / "run")[1]
+    code, _, err = command("train", "--resume", "auto", "--pattern", "1:2", "--out", tmp_path / "run")
+    assert (code, "pattern is 2:1" in err) == (2, True)
+
+
 def test_resume_goes_on(command, run):
     code, printed, _ = command("train", "--resume", "auto", "--steps", "6", "--out", run)
     assert code == 0
@@ -188,7 +199,7 @@ def test_another_task_has_the_same_verbs(command, tmp_path):
 def test_models(command):
     code, out, _ = command("models", "--width", "8", "--depth", "1")
     assert code == 0
-    for name in ("mingru", "minlstm", "2410.01201"):
+    for name in ("mingru", "minlstm", "2410.01201", "--pattern 7:1"):
         assert name in out
 
 
@@ -289,6 +300,8 @@ def _wrong(tmp_path):
         (["good", "--width", "many"], 2, "--width"),
         (["good", "--model", "transistor"], 2, "transistor"),
         (["good", "--model", "mingru,minlstm", "--depth", "3"], 2, "depth"),
+        (["good", "--model", "xlstm", "--pattern", "7"], 2, "pattern must be one number"),
+        (["good", "--model", "xlstm", "--pattern", "3:1", "--depth", "6"], 2, "depth is 6"),
         (["good", "--dropout", "1.5"], 2, "dropout"),
         (["good", "--model", "mamba", "--mlp", "2"], 2, "unknown key 'mlp'"),
         (["good", "--options", "candidate"], 2, "options must be name=value"),

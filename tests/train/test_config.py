@@ -84,8 +84,19 @@ def test_a_value_out_of_range_is_named(option, value):
 def test_layers_are_one_a_block():
     assert TrainConfig(model="mingru", depth=3).layers == ["mingru"] * 3
     assert TrainConfig(model="mingru, gru", depth=2).layers == ["mingru", "gru"]
+    assert TrainConfig(model="mingru,gru", depth=4).layers == ["mingru", "gru"] * 2
     with pytest.raises(ValueError, match="depth is 3"):
         _ = TrainConfig(model="mingru,gru", depth=3).layers
+
+
+def test_depth_is_whole_turns():
+    assert TrainConfig().depth == TrainConfig(model="mingru,gru").depth == 6
+    assert TrainConfig(model="xlstm", pattern="7:1").layers == ["mlstm"] * 7 + ["slstm"]
+    assert TrainConfig(model="xlstm", pattern="1:1").depth == 6
+    with pytest.raises(ValueError, match=r"8 blocks in turn, depth is 6"):
+        _ = TrainConfig(model="xlstm", depth=6).layers
+    with pytest.raises(ValueError, match=r"pattern must be one number for each of mingru, gru, got '7:x'"):
+        TrainConfig(model="mingru,gru", pattern="7:x")
 
 
 def test_shape_is_what_was_chosen():

@@ -11,10 +11,45 @@ from torch.utils.checkpoint import checkpoint
 
 from recurra.blocks.table import BLOCKS, configurable, parse
 
-__all__ = ["Stack", "State", "make", "run", "step"]
+__all__ = ["STACKS", "Stack", "State", "make", "run", "step", "turn", "whole_turns"]
 
 # One state a block.
 State = tuple[Any, ...]
+# Names of models that are blocks in turn, and their pattern unless another is given.
+STACKS: dict[str, tuple[tuple[str, ...], str]] = {"xlstm": (("mlstm", "slstm"), "7:1")}
+_DEPTH = 6
+
+
+def turn(blocks: str | Sequence[str], pattern: str | None = None) -> list[str]:
+    """The names of `blocks`, each as often as `pattern` says: of mlstm and slstm, 7:1, eight names.
+
+    xlstm stands for these two, and 7:1 where there is no pattern: xLSTM[a:b] of arXiv 2405.04517, section
+    2.4. Departs from its models in where an sLSTM stands, which is last in each turn; the authors placed
+    theirs by hand: 3, 5, 7, 40, 42 and 44 of 48. Raises ValueError where pattern is not one number a name.
+    """
+    names, usual = STACKS.get(_alone(blocks), (blocks, None))
+    names, pattern = [names] if isinstance(names, str) else list(names), usual if pattern is None else pattern
+    if pattern is None:
+        return names
+    counts = [_count(word) for word in pattern.split(":")]
+    if len(counts) != len(names) or min(counts) < 0 or not sum(counts):
+        raise ValueError(f"pattern must be one number for each of {', '.join(names)}, got {pattern!r}")
+    return [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+
+
+def _alone(blocks: str | Sequence[str]) -> str:
+    """The one name, or none."""
+    names = [blocks] if isinstance(blocks, str) else blocks
+    return names[0] if len(names) == 1 else ""
+
+
+def _count(word: str) -> int:
+    return int(word) if word.isdecimal() else -1
+
+
+def whole_turns(names: Sequence[str]) -> int:
+    """The least depth of whole turns that is not less than the usual one, 6."""
+    return len(names) * -(-_DEPTH // len(names))
 
 
 def make(
@@ -22,11 +57,17 @@ def make(
     width: int,
     depth: int | None = None,
     options: Mapping[str, Any] | None = None,
+    pattern: str | None = None,
 ) -> list[nn.Module]:
-    """`depth` blocks by one name, or by a list of names taken again and again; depth None: 6, or once
-    through the list. options: fields of their configs, for each block that has them. Raises ValueError."""
-    names = [blocks] if isinstance(blocks, str) else list(blocks)
-    depth = (6 if isinstance(blocks, str) else len(names)) if depth is None else depth
+    """`depth` blocks by one name, or by a list of names taken again and again, with a pattern as in `turn`.
+
+    depth None: once through the list, or else whole turns, at least 6; options: fields of their configs, for
+    each block that has them. Raises ValueError that names the argument.
+    """
+    names, listed = turn(blocks, pattern), not (isinstance(blocks, str) or pattern)
+    depth = (len(names) if listed else whole_turns(names)) if depth is None else depth
+    if not listed and depth % len(names):
+        raise ValueError(f"depth must be a multiple of {len(names)}, one turn of the blocks, got {depth}")
     given = dict(options or {})
     if placed := {"index", "depth"} & given.keys():
         raise ValueError(f"options: {placed.pop()} follows from where a block stands")
@@ -95,7 +136,7 @@ def step(blocks: Any, x_t: Tensor, state: State | None) -> tuple[Tensor, State]:
 class Stack(nn.Module):
     """out, h_n = stack(x, h_0): blocks of the table in the place of nn.GRU(width, width).
 
-    blocks: a name of `recurra.blocks.BLOCKS` or a list of them, `depth` and `options` as in
+    blocks: a name of `recurra.blocks.BLOCKS` or a list of them, `depth`, `options` and `pattern` as in
     `recurra.language_model`. x [T, B, width], or [B, T, width] with batch_first, or [T, width]; h_n, and
     h_0 (None: a fresh start), are a tuple of the blocks' own states, batch first. lengths [B], and reset in
     the layout of x, as in `ops.masks`. Raises ValueError that names the argument.
@@ -112,10 +153,11 @@ class Stack(nn.Module):
         *,
         batch_first: bool = False,
         options: Mapping[str, Any] | None = None,
+        pattern: str | None = None,
     ) -> None:
         super().__init__()
         self.width, self.batch_first = width, batch_first
-        self.blocks = nn.ModuleList(make(blocks, width, depth, options))
+        self.blocks = nn.ModuleList(make(blocks, width, depth, options, pattern))
 
     def forward(
         self,

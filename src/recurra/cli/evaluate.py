@@ -2,12 +2,15 @@
 
 import dataclasses
 import importlib
+from collections import Counter
+from math import gcd
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
 import typer
 
+from recurra.blocks.stack import STACKS
 from recurra.blocks.table import BLOCKS
 from recurra.cli.generate import Run, opened
 from recurra.models import EncoderDecoder, SequenceModel, language_model
@@ -15,6 +18,7 @@ from recurra.ops import native
 from recurra.tasks.table import TASKS, Task, parse
 from recurra.tasks.text import Text
 from recurra.train import checkpoint
+from recurra.train.config import TrainConfig
 from recurra.train.metrics import unit
 from recurra.train.samples import sheet
 
@@ -59,7 +63,7 @@ def info(run: Run) -> None:
     score = position.best_score
     rows = {
         "task": options.task,
-        "model": f"{', '.join(dict.fromkeys(options.layers))}, width {options.width}, depth {options.depth}",
+        "model": f"{_blocks(options)}, width {options.width}, depth {options.depth}",
         "parameters": f"{_size(model):,}",
         "state": f"{_state_size(model):,} numbers",
         "vocabulary": f"{options.vocabulary if data.vocabulary else 'none'}, {_inputs(data)}",
@@ -70,6 +74,13 @@ def info(run: Run) -> None:
         "checkpoint": str(folder),
     }
     print("\n".join(f"{name:11} {value}" for name, value in rows.items()))
+
+
+def _blocks(options: TrainConfig) -> str:
+    """Names, with how many of each there are to one of another."""
+    counts = Counter(options.layers)
+    least = gcd(*counts.values())
+    return ", ".join(f"{n // least} {name}" if n > least else name for name, n in counts.items())
 
 
 def _inputs(data: Task) -> str:
@@ -83,10 +94,12 @@ def models(
     """The models there are: equation, state of one sequence, parameters over bytes, kernels in use."""
     print(f"width {width}, depth {depth}, kernels {native.level()}\n")
     wide = max(len(row.equation) for row in BLOCKS.values())
-    print(f"{'model':10} {'parameters':>12} {'state':>8}  {'equation':{wide}}  paper")
+    print(f"{'model':11} {'parameters':>12} {'state':>8}  {'equation':{wide}}  paper")
     for name, row in BLOCKS.items():
         model = language_model(name, width=width, depth=depth)
-        print(f"{name:10} {_size(model):12,} {_state_size(model):8,}  {row.equation:{wide}}  {row.paper}")
+        print(f"{name:11} {_size(model):12,} {_state_size(model):8,}  {row.equation:{wide}}  {row.paper}")
+    for name, (blocks, pattern) in STACKS.items():
+        print(f"{name:11} {', '.join(blocks)} in turn: --pattern {pattern}, unless another is given")
 
 
 def tasks() -> None:

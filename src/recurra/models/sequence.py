@@ -193,17 +193,19 @@ def language_model(
     depth: int | None = None,
     *,
     options: Mapping[str, Any] | None = None,
+    pattern: str | None = None,
     tied: bool = False,
     channels: int = 0,
 ) -> SequenceModel:
     """An untrained language model of `depth` blocks, by their names in `recurra.blocks.BLOCKS`.
 
     blocks: one name, or a list for a hybrid, taken again and again up to `depth` (None: 6, or once
-    through the list). options: fields of the blocks' configs, for each block that has them; the head's
-    norm and its eps are those of the last block. tied: the head uses the embedding's weights. channels: so
-    many real numbers are read at a step, not a token. Raises ValueError that names the argument.
+    through the list). pattern: how many of each, 7:1; of `xlstm`, mLSTM and sLSTM (`blocks.stack.turn`).
+    options: fields of the blocks' configs, for each block that has them; the head's norm and its eps are
+    those of the last block. tied: the head uses the embedding's weights. channels: so many real numbers are
+    read at a step, not a token. Raises ValueError that names the argument.
     """
-    made: list[Any] = make(blocks, width, depth, options)
+    made: list[Any] = make(blocks, width, depth, options, pattern)
     last = made[-1].config
     eps = getattr(last, "eps", 0.0)
     return _assemble(_Config(vocabulary, width, last.norm, tied, [], channels, eps), made)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from recurra.blocks.stack import turn, whole_turns
 from recurra.tasks.table import TASKS, parse
 
 __all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
@@ -42,7 +43,10 @@ class TrainConfig:
     cross: bool = choice(True, "Attention of the decoder to the source, where a task has pairs.")
     tied: bool = choice(False, "One table of tokens for all that a model reads and writes.")
     width: int = choice(384, "Channels between blocks.", at_least=1)
-    depth: int = choice(6, "Blocks.", at_least=1)
+    pattern: str | None = choice(
+        None, "How many of each block of --model in turn, 7:1; xlstm is mlstm,slstm, by itself 7:1."
+    )
+    depth: int = choice(0, "Blocks; 0: whole turns of those of --model, at least 6.", at_least=0)
     expansion: float | None = choice(
         None, "Width of the recurrence over that of the block; none: the block's own.", at_least=0
     )
@@ -92,6 +96,12 @@ class TrainConfig:
             object.__setattr__(self, "vocabulary", task.kind)
         if not self.context:
             object.__setattr__(self, "context", task.context)
+        if not self.depth:
+            object.__setattr__(self, "depth", whole_turns(self._turn))
+
+    @property
+    def _turn(self) -> list[str]:
+        return turn(_words(self.model), self.pattern)
 
     @property
     def given(self) -> str | tuple[str, str] | None:
@@ -100,18 +110,17 @@ class TrainConfig:
 
     @property
     def layers(self) -> list[str]:
-        """One name of a block for each layer. Raises ValueError where their number is not `depth`."""
-        return self._each("model", self.model)
+        """One name of a block for each layer. Raises ValueError where `depth` is not a multiple of a turn."""
+        return self._each("model", self._turn)
 
     @property
     def encoder_layers(self) -> list[str]:
         """The same of the encoder."""
-        return self.layers if self.encoder is None else self._each("encoder", self.encoder)
+        return self.layers if self.encoder is None else self._each("encoder", turn(_words(self.encoder)))
 
-    def _each(self, option: str, given: str) -> list[str]:
-        names = [name.strip() for name in given.split(",")]
-        if len(names) not in (1, self.depth):
-            raise ValueError(f"{option} names {len(names)} blocks, depth is {self.depth}")
+    def _each(self, option: str, names: list[str]) -> list[str]:
+        if self.depth % len(names):
+            raise ValueError(f"{option} names {len(names)} blocks in turn, depth is {self.depth}")
         return names * (self.depth // len(names))
 
     @property
@@ -128,33 +137,14 @@ class TrainConfig:
 
 # What a resumed run can't change: its weights, its data and their order follow from these.
 FIXED = (
-    *(
-        "task",
-        "source",
-        "target",
-        "vocabulary",
-        "tokens",
-        "model",
-        "encoder",
-        "cross",
-        "tied",
-        "width",
-        "depth",
-    ),
-    *(
-        "expansion",
-        "conv",
-        "mlp",
-        "dropout",
-        "options",
-        "context",
-        "batch",
-        "accumulate",
-        "carry",
-        "devices",
-        "seed",
-    ),
+    *("task", "source", "target", "vocabulary", "tokens", "model", "encoder", "cross", "tied"),
+    *("width", "pattern", "depth", "expansion", "conv", "mlp", "dropout", "options"),
+    *("context", "batch", "accumulate", "carry", "devices", "seed"),
 )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def _fields(text: str | None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ __all__ = ["Run", "build", "prepare", "train"]
 
 # What a run that starts from another takes from it: the shape of its model and its vocabulary.
 SHAPE = (
-    *("task", "vocabulary", "tokens", "model", "encoder", "cross", "tied", "width", "depth", "expansion"),
-    *("conv", "mlp", "options"),
+    *("task", "vocabulary", "tokens", "model", "encoder", "cross", "tied", "width", "pattern", "depth"),
+    *("expansion", "conv", "mlp", "options"),
 )
 
 
