@@ -164,6 +164,21 @@ def test_a_cache_goes_from_one_to_the_other(twins):
     same(got.logits, want.logits)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", FAMILIES, indirect=True)
+def test_copies_of_a_cache_go_their_own_ways(twins):
+    x, outs = tokens(1, 9), []
+    for model in twins:
+        out = model(x[:, :4], use_cache=True)
+        out = model(x[:, 4:5], use_cache=True, **cache_of(out))
+        other = copy.deepcopy(cache_of(out))
+        for t in (5, 6):
+            out = model(x[:, t : t + 1], use_cache=True, **cache_of(out))
+        outs.append((out.logits, model(x[:, 7:8], use_cache=True, **other).logits))
+    for got, want in zip(*outs, strict=True):
+        same(got, want)
+
+
 def recorded(model):
     """The steps of all its blocks that are recorded now."""
     memories = [a for m in model.modules() for a in getattr(vars(m).get("forward"), "args", ())]

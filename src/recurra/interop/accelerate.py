@@ -45,6 +45,7 @@ BLOCKS: dict[str, Callable[..., Any]] = {
     _MAMBA + "MambaBlock": mamba.block,
     _RWKV + "RwkvBlock": rwkv.block,
     _XLSTM + "xLSTMBlock": xlstm.block,
+    _AUTHORS + "model.mLSTMBlock": xlstm.block,
 }
 KNOWN = FAMILIES | OTHERS | BLOCKS
 MODELS = "Mamba (as in MambaForCausalLM), RWKV-4 (RwkvForCausalLM) or xLSTM (xLSTMForCausalLM)"
