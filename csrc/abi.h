@@ -243,14 +243,15 @@ struct Product {
 // One step. Entries are the old ones and then the new ones; the newest comes behind those.
 struct Attention {
   i64 dtype, threads, batch, heads, channels, old, fresh, room, window;  // window 0: none
+  i64 group;                       // queries of each key
   double base;
-  void* qkv;                       // [batch, 3, heads, channels]
+  void* qkv;                       // [batch, group + 2, heads, channels]
   void *keys, *values;             // [batch, heads, old, channels]
   void *new_keys, *new_values;     // [batch, heads, fresh, channels], copied into room unless they are it
   void *room_keys, *room_values;   // [batch, heads, room, channels]
   const i64 *begin, *position;     // [batch]; there are position - begin new entries, or `fresh` where null
   i64* position_n;                 // [batch]
-  void *y;                         // [batch, heads, channels]
+  void *y;                         // [batch, group, heads, channels]
   void *turns, *scratch;           // [batch, channels] and [batch, heads, scratch_row], in the state's dtype
   i64 scratch_row;                 // channels + old + room rounded up to 16
 };

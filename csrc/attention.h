@@ -2,7 +2,8 @@
 // equation 15): y = sum_s p_s v_s, p = softmax of <R q, R_s k_s> / sqrt(C), in each head of each row.
 //
 // The step's own key and value go behind the older ones, into room that the caller has made. A task is one
-// head of one row: all its scores, then all its values, each entry read once and in order.
+// head of one row: all scores of a query, then all values, each entry read once and in order; then the next query
+// of the same keys (arXiv 2305.13245).
 #pragma once
 
 #include <cmath>
@@ -35,7 +36,10 @@ struct AttentionHead {
     return static_cast<Element*>(p) + ((b * s.heads + head) * entries + i) * size;
   }
   const Element* part(i64 which) const {
-    return static_cast<const Element*>(s.qkv) + ((b * 3 + which) * s.heads + head) * size;
+    return static_cast<const Element*>(s.qkv) + ((b * (s.group + 2) + which) * s.heads + head) * size;
+  }
+  Element* out(i64 which) const {
+    return static_cast<Element*>(s.y) + ((b * s.group + which) * s.heads + head) * size;
   }
   T* query() const { return static_cast<T*>(s.scratch) + (b * s.heads + head) * s.scratch_row; }
   T* weight(i64 i) const { return query() + (size + i - first); }  // of entry i, or its score
@@ -70,9 +74,8 @@ struct AttentionHead {
       std::memcpy(entry(s.room_keys, s.room, 0), entry(s.new_keys, s.fresh, 0), fresh * size * sizeof(Element));
       std::memcpy(entry(s.room_values, s.room, 0), entry(s.new_values, s.fresh, 0), fresh * size * sizeof(Element));
     }
-    turn<State>(part(0), query(), 1 / std::sqrt(T(size)));
-    turn<P>(part(1), entry(s.room_keys, s.room, fresh), 1);
-    std::memcpy(entry(s.room_values, s.room, fresh), part(2), size * sizeof(Element));
+    turn<P>(part(s.group), entry(s.room_keys, s.room, fresh), 1);
+    std::memcpy(entry(s.room_values, s.room, fresh), part(s.group + 1), size * sizeof(Element));
   }
 
   template <int kCount>
@@ -113,7 +116,7 @@ struct AttentionHead {
 
   // Channels c and on of y: kCount registers.
   template <int kCount, class N>
-  void read(i64 c, T factor, N n) const {
+  void read(Element* y, i64 c, T factor, N n) const {
     V sums[kCount] = {};
     for (const Run& run : {older(), newer()}) {
       const Element* values = run.values + c;
@@ -121,17 +124,23 @@ struct AttentionHead {
         for (int k = 0; k < kCount; ++k) sums[k] += *weight(i) * load<P>(values + k * P::lanes, n);
       }
     }
-    for (int k = 0; k < kCount; ++k) store<P>(entry(s.y, 1, 0) + c + k * P::lanes, sums[k] * factor, n);
+    for (int k = 0; k < kCount; ++k) store<P>(y + c + k * P::lanes, sums[k] * factor, n);
+  }
+
+  void answer(i64 which) const {
+    turn<State>(part(which), query(), 1 / std::sqrt(T(size)));
+    scores(older());
+    scores(newer());
+    const T factor = softmax();
+    Element* const y = out(which);
+    i64 c = 0;
+    for (; c + kRegisters * P::lanes <= size; c += kRegisters * P::lanes) read<kRegisters>(y, c, factor, Whole{});
+    each_register<P>(size - c, [&](i64, i64 rest, auto n) { read<1>(y, c + rest, factor, n); });
   }
 
   void run() const {
     append();
-    scores(older());
-    scores(newer());
-    const T factor = softmax();
-    i64 c = 0;
-    for (; c + kRegisters * P::lanes <= size; c += kRegisters * P::lanes) read<kRegisters>(c, factor, Whole{});
-    each_register<P>(size - c, [&](i64, i64 rest, auto n) { read<1>(c + rest, factor, n); });
+    for (i64 which = 0; which < s.group; ++which) answer(which);
   }
 };
 

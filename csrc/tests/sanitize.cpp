@@ -449,16 +449,17 @@ void run_product(const Kernels& kernels, i64 rows, i64 columns, i64 depth, bool 
 
 // Two rows, whose new entries are copied into the room or lie there; the second began later than the first.
 void run_attention(const Kernels& kernels, i64 dtype, i64 channels, i64 old, i64 fresh, i64 window, bool there) {
-  const i64 state = state_dtype(dtype), heads = 3, lists = 2 * heads, room = fresh + (there ? 2 : 1);
+  const i64 state = state_dtype(dtype), heads = 3, lists = 2 * heads, group = there ? 2 : 1;
+  const i64 room = fresh + group;
   const i64 row = channels + (old + room + 15) / 16 * 16, begin[] = {old, 1}, position[] = {old + fresh, 1 + fresh};
   i64 next[] = {0, 0};
-  Buffer qkv(dtype, 3 * lists * channels), keys(dtype, lists * old * channels), values(dtype, lists * old * channels);
+  Buffer qkv(dtype, (group + 2) * lists * channels), keys(dtype, lists * old * channels), values(dtype, lists * old * channels);
   Buffer new_keys(dtype, lists * fresh * channels), new_values(dtype, lists * fresh * channels);
   Buffer room_keys(dtype, lists * room * channels), room_values(dtype, lists * room * channels);
-  Buffer y(dtype, lists * channels), turns(state, 2 * channels), scratch(state, lists * row);
+  Buffer y(dtype, group * lists * channels), turns(state, 2 * channels), scratch(state, lists * row);
   for (Buffer* b : {&qkv, &keys, &values, &new_keys, &new_values}) b->fill(-3, 3);
   if (there) room_keys.fill(-3, 3), room_values.fill(-3, 3);
-  Attention a{dtype, 1 + there, 2, heads, channels, old, fresh, room, window, 10000, qkv.data(), keys.data(),
+  Attention a{dtype, 1 + there, 2, heads, channels, old, fresh, room, window, group, 10000, qkv.data(), keys.data(),
               values.data(), new_keys.data(), new_values.data(), room_keys.data(), room_values.data(),
               there ? begin : nullptr, position, next, y.data(), turns.data(), scratch.data(), row};
   if (there) a.new_keys = a.room_keys, a.new_values = a.room_values;

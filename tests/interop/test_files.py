@@ -121,6 +121,7 @@ def test_vocabularies_there_and_back(kind: str, tmp_path: Path) -> None:
         return
     again = recurra.from_transformers(tmp_path)
     assert again.vocabulary is not None
+    assert again.vocabulary.decode([again.head.size - 1, want[0]]) == vocabulary.decode(want[:1])
     assert list(again.vocabulary.pieces) == list(vocabulary.pieces)
     assert again.vocabulary.encode(TEXT) == want
     again.save_pretrained(tmp_path / "ours")

@@ -87,7 +87,8 @@ class TransformerBlock(nn.Module):
     Attention as in `ops.attention` (arXiv 1706.03762, section 3.2, rotary positions of 2104.09864), SwiGLU
     of 2002.05202. Departs from the paper as small models do today: norms in front, RMSNorm, rotary
     positions, no biases, dropout on the residual branches alone. weight qkv [width + 2 kv, width] =
-    [q | k | v], heads in order, a rotary pair side by side. Raises ValueError that names the argument.
+    [q | k | v], heads in order, a rotary pair side by side; of several queries of a key the first of all keys
+    come before the second. Raises ValueError that names the argument.
     """
 
     # Optional submodules: torch's own types know of none.
@@ -148,14 +149,9 @@ class TransformerBlock(nn.Module):
         return with_room(states.to(state, dtype=self.qkv.weight.dtype), self.config.window)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of every head, [..., 3, heads, channels]."""
-        queries, pairs = self.config.queries, self.config.pairs
-        qkv = self.qkv(self.norm(x))
-        if queries == pairs:
-            heads: Tensor = qkv.unflatten(-1, (3, queries, -1))
-            return heads
-        q, *kv = qkv.unflatten(-1, (-1, self.config.channels)).split([queries, pairs, pairs], -2)
-        return torch.stack([q, *(x.repeat_interleave(queries // pairs, -2) for x in kv)], -3)
+        """The queries of every key, the keys and the values, [..., G + 2, kv_heads, channels]."""
+        heads: Tensor = self.qkv(self.norm(x)).unflatten(-1, (-1, self.config.pairs, self.config.channels))
+        return heads
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the attention, each position by itself."""

@@ -63,7 +63,7 @@ def _check(key: Field | Must, config: Config) -> None:
 def _tell_unknown(family: Family, given: Config) -> None:
     known = {key.theirs for key in _keys(family)} | {*family.harmless, *_HARMLESS}
     if unknown := sorted(given.keys() - known):
-        warnings.warn(f"keys that recurra does not know were not read: {', '.join(unknown)}", stacklevel=4)
+        warnings.warn(f"keys that recurra does not know were not read: {', '.join(unknown)}", stacklevel=5)
 
 
 def _block(family: Family, given: Config, place: Mapping[str, int]) -> dict[str, Any]:

@@ -13,22 +13,42 @@ __all__ = ["LLAMA", "MISTRAL", "QWEN2"]
 Config = Mapping[str, Any]
 
 
-def _turned(x: Tensor, heads: int, *axes: int) -> Tensor:
-    """Rows of heads in another order: a rotary pair lies side by side here, and half a head apart there."""
-    y: Tensor = x.unflatten(0, (heads, *axes))
-    return y.transpose(1, 2).flatten(0, 2)
+def _swapped(x: Tensor, axis: int, *sizes: int) -> Tensor:
+    """An axis that is four, of these sizes, with the middle two the other way round."""
+    y: Tensor = x.unflatten(axis, sizes)
+    return y.transpose(axis + 1, axis + 2).flatten(axis, axis + 3)
 
 
 def _split(x: Tensor, config: Any) -> Sequence[Tensor]:
-    """q, k and v of rows [q | k | v]."""
-    heads = config.queries, config.pairs, config.pairs
-    q, k, v = x.split([n * config.channels for n in heads])
-    return _turned(q, heads[0], -1, 2), _turned(k, heads[1], -1, 2), v
+    """q, k and v of rows [q | k | v]: a rotary pair lies side by side here, and half a head apart there; the
+    queries of a key lie side by side there."""
+    heads, channels = config.pairs, config.channels
+    q, k, v = x.split([config.width, heads * channels, heads * channels])
+    return _swapped(_by_key(q, config), 0, config.queries, -1, 2, 1), _swapped(k, 0, heads, -1, 2, 1), v
 
 
 def _join(xs: Sequence[Tensor], config: Any) -> Tensor:
     q, k, v = xs
-    return torch.cat([_turned(q, config.queries, 2, -1), _turned(k, config.pairs, 2, -1), v])
+    q = _by_group(_swapped(q, 0, config.queries, 2, -1, 1), config)
+    return torch.cat([q, _swapped(k, 0, config.pairs, 2, -1, 1), v])
+
+
+def _by_key(x: Tensor, config: Any, axis: int = 0) -> Tensor:
+    """An axis of all queries in their order."""
+    return _swapped(x, axis, 1, -1, config.pairs, config.channels)
+
+
+def _by_group(x: Tensor, config: Any, axis: int = 0) -> Tensor:
+    """Back in ours."""
+    return _swapped(x, axis, 1, config.pairs, -1, config.channels)
+
+
+def _columns(x: Tensor, config: Any) -> Sequence[Tensor]:
+    return [_by_key(x, config, 1)]
+
+
+def _columns_back(xs: Sequence[Tensor], config: Any) -> Tensor:
+    return _by_group(xs[0], config, 1)
 
 
 def _rows() -> tuple[Row, ...]:
@@ -45,11 +65,12 @@ def _rows() -> tuple[Row, ...]:
         up = tuple(f"{block}mlp.{part}_proj.{kind}" for part in ("gate", "up"))
         rows += [
             Row(f"blocks.{{}}.qkv.{kind}", qkv, _split, _join),
-            Row(f"blocks.{{}}.out.{kind}", (f"{block}self_attn.o_proj.{kind}",)),
             Row(f"blocks.{{}}.mlp.up.{kind}", up, lambda x, _: x.chunk(2), lambda xs, _: torch.cat([*xs])),
             Row(f"blocks.{{}}.mlp.down.{kind}", (f"{block}mlp.down_proj.{kind}",)),
         ]
-    return tuple(rows)
+    o = block + "self_attn.o_proj."
+    weight = Row("blocks.{}.out.weight", (o + "weight",), _columns, _columns_back)
+    return (*rows, weight, Row("blocks.{}.out.bias", (o + "bias",)))
 
 
 def _base(value: float, theirs: Config) -> float:

@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from recurra.interop import weights
 from recurra.interop.config import ours
+from recurra.interop.family import Family
 from recurra.interop.rwkv import PUBLISHED, untrained, version
 from recurra.interop.table import FAMILIES
 from recurra.interop.tokenizer import vocabulary_of
@@ -32,12 +34,8 @@ def from_transformers(name: str | os.PathLike[str]) -> SequenceModel:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no checkpoint of transformers")
     given = files.read_json(path, path.read_bytes())
-    family = FAMILIES.get(kind) if isinstance(kind := given.get("model_type"), str) else None
-    if family is None:
-        raise ValueError(f"{path}: key 'model_type' must be one of {', '.join(FAMILIES)}, got {kind!r}")
     try:
-        with torch.device("meta"):
-            model = SequenceModel.from_config(ours(family, given))
+        family, model = _untrained(given)
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from e
     tensors = weights.read(weights.files_of(folder))
@@ -48,6 +46,15 @@ def from_transformers(name: str | os.PathLike[str]) -> SequenceModel:
         raise ValueError(f"{folder}: {e}") from e
     model.vocabulary = vocabulary_of(folder, model.head.size)
     return model.eval()
+
+
+def _untrained(given: dict[str, Any]) -> tuple[Family, SequenceModel]:
+    """The family of a config, and its model, on meta."""
+    kind = given.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(f"key 'model_type' must be one of {', '.join(FAMILIES)}, got {kind!r}")
+    with torch.device("meta"):
+        return FAMILIES[kind], SequenceModel.from_config(ours(FAMILIES[kind], given))
 
 
 def _located(name: str | os.PathLike[str]) -> Path:

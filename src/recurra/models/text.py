@@ -49,7 +49,7 @@ def pieces(
     rows: list[_Row] = []
     for tokens in stream:
         rows = rows or [_Row(stops) for _ in range(len(tokens))]
-        yield [row.push(vocabulary.pieces[token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
+        yield [row.push(vocabulary.piece(token)) for row, token in zip(rows, tokens.tolist(), strict=True)]
         if all(row.ended for row in rows):
             return
     if rows:

@@ -44,9 +44,13 @@ class Vocabulary(ABC):
         """How many tokens there are."""
         return len(self.pieces)
 
+    def piece(self, token: int) -> bytes:
+        """Bytes of a token; none of those beyond, by which a model's head may be wider."""
+        return self.pieces[token] if token < self.size else b""
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of some tokens; bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(self.pieces[token] for token in tokens).decode("utf8", "replace")
+        return b"".join(map(self.piece, tokens)).decode("utf8", "replace")
 
     @cached_property
     def _bytes(self) -> Tensor:

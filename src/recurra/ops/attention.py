@@ -52,11 +52,18 @@ class KVRoom(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Queries, keys and values of every head, [B, H, T, C]."""
+    """Keys and values of every head, [B, H, T, C], and the queries of each, one head behind the other,
+    [B, H G, T, C]."""
 
     q: Tensor
     k: Tensor
     v: Tensor
+
+    def shared(self) -> "Heads":
+        """The same with a copy of its keys and values for each query."""
+        group = self.q.shape[1] // self.k.shape[1]
+        k, v = (x if group == 1 else x.repeat_interleave(group, 1) for x in (self.k, self.v))
+        return Heads(self.q, k, v)
 
 
 def _turns(position: Tensor, channels: int, base: float) -> Tensor:
@@ -77,11 +84,18 @@ def _positions(time: int, cut: Tensor | None, position: Tensor | None, device: t
 
 
 def _rotate(qkv: Tensor, turns: Tensor) -> Heads:
-    """The heads of qkv [B, T, 3, H, C], channels 2j and 2j+1 of q and k turned as one complex number."""
+    """The heads of qkv [B, T, G + 2, H, C], channels 2j and 2j+1 of q and k turned as one complex number."""
     wide = torch.promote_types(qkv.dtype, torch.float32)
-    pairs = torch.view_as_complex(qkv.contiguous()[:, :, :2].to(wide).unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(qkv.contiguous()[:, :, :-1].to(wide).unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(pairs * turns[:, :, None, None].to(pairs.dtype)).flatten(-2).to(qkv.dtype)
-    return Heads(*(x.transpose(1, 2) for x in (turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2])))
+    q = turned[:, :, :-1].transpose(1, 3).flatten(1, 2)
+    return Heads(q, turned[:, :, -1].transpose(1, 2), qkv[:, :, -1].transpose(1, 2))
+
+
+def _side_by_side(y: Tensor, heads: int) -> Tensor:
+    """[B, T, G H, C] of what was read, [B, H G, T, C]: in the order of the queries of qkv."""
+    side: Tensor = y.unflatten(1, (heads, -1)).transpose(1, 3).flatten(2, 3)
+    return side
 
 
 def _visible(first: int, last: int, begin: int, heads: Heads, segment: Tensor, window: int) -> Tensor:
@@ -110,7 +124,7 @@ def _masked(heads: Heads, segment: Tensor, window: int) -> Tensor:
         begin = max(0, first + old + 1 - window) if window else 0
         mask = _visible(first, last, begin, heads, segment, window)
         keys, values = (x[:, :, begin : last + old] for x in (k, v))
-        ys.append(_fused(q[:, :, first:last], keys, values, mask))
+        ys.append(_fused(*Heads(q[:, :, first:last], keys, values).shared(), mask))
     return torch.cat(ys, 2)
 
 
@@ -123,10 +137,10 @@ def _segments(time: int, cut: Tensor | None, held: Tensor, old: int) -> Tensor:
 
 
 def _attend(heads: Heads, cut: Tensor | None, held: Tensor, window: int) -> Tensor:
-    """y [B, H, T, C]; without masks where causality is all."""
+    """y [B, H G, T, C]; without masks where causality is all."""
     time, entries = heads.q.shape[2], heads.k.shape[2]
     if not time or (cut is None and time == entries and not 0 < window < time):
-        return _fused(*heads)
+        return _fused(*heads.shared())
     return _masked(heads, _segments(time, cut, held, entries - time), window)
 
 
@@ -210,9 +224,10 @@ def attention(
     """y_t = sum_s p_ts v_s, p_t = softmax over s <= t of <R_t q_t, R_s k_s> / sqrt(C), in each head.
 
     Arxiv 1706.03762, equation 1; R_t turns channels 2j and 2j+1 by the angle t base^(-2j/C), arXiv
-    2104.09864, equation 15. qkv [B, T, 3, H, C], C even; window: t reads itself and the window - 1 steps
-    before it, 0: all. reset, lengths as in `ops.masks`: nothing is read across a reset. Returns y
-    [B, T, H, C] and the state. Raises ValueError that names the argument.
+    2104.09864, equation 15. qkv [B, T, G + 2, H, C], C even: G queries, 1 in most models, to each of H keys
+    and values (arXiv 2305.13245); window: t reads itself and the window - 1 steps before it, 0: all. reset,
+    lengths as in `ops.masks`: nothing is read across a reset. Returns y [B, T, G H, C] and the state. Raises
+    ValueError that names the argument.
     """
     batch, time = _sizes(qkv, ("batch", "time"), window)
     reset, lengths = check(batch, time, qkv.device, reset, lengths)
@@ -224,7 +239,7 @@ def attention(
     qkv = qkv if alive is None else qkv.masked_fill(~alive[..., None, None, None], 0)
     heads = _rotate(qkv, _turns(position, qkv.shape[-1], base))
     heads = heads if state is None else _behind(_checked(state, qkv), heads)
-    y = _attend(heads, cut, held, window).transpose(1, 2)
+    y = _side_by_side(_attend(heads, cut, held, window), qkv.shape[3])
     y = y if alive is None else y.masked_fill(~alive[..., None, None], 0)
     end = _end(position, lengths, held)
     if cut is None and lengths is None:
@@ -233,19 +248,21 @@ def attention(
 
 
 def two_way_attention(qkv: Tensor, lengths: Tensor | None = None, *, base: float = 10000.0) -> Tensor:
-    """The same over all steps of a row, those after t as well: y [B, T, H, C] of a whole sequence alone."""
+    """The same over all steps of a row, those after t as well: y [B, T, G H, C] of a whole sequence alone."""
     batch, time = _sizes(qkv, ("batch", "time"), 0)
     _, lengths = check(batch, time, qkv.device, None, lengths)
     position = _positions(time, None, None, qkv.device)
-    q, k, v = (x.transpose(1, 2) for x in _rotate(qkv, _turns(position, qkv.shape[-1], base)))
-    y, alive = cross_attention(q, k, v, lengths), living(lengths, time)
+    heads = _rotate(qkv, _turns(position, qkv.shape[-1], base)).shared()
+    q, k, v = (x.transpose(1, 2) for x in heads)
+    read = cross_attention(q, k, v, lengths).transpose(1, 2)
+    y, alive = _side_by_side(read, qkv.shape[3]), living(lengths, time)
     return y if alive is None else y.masked_fill(~alive[..., None, None], 0)
 
 
 def attention_step(
     qkv: Tensor, state: KVState | KVRoom | None = None, *, window: int = 0, base: float = 10000.0
 ) -> tuple[Tensor, KVState | KVRoom]:
-    """One step of `attention`: y_t [B, H, C] and the state, of the same kind, from qkv [B, 3, H, C]."""
+    """One step of `attention`: y_t [B, G H, C] and the state, of the same kind, from qkv [B, G + 2, H, C]."""
     _sizes(qkv, ("batch",), window)
     if isinstance(state, KVRoom):
         return _step_in_room(qkv, state, window, base)
@@ -264,6 +281,7 @@ def step_open(qkv: Tensor, old: KVState, window: int, base: float) -> tuple[Tens
     position = old.position
     q, k, v = _rotate(qkv[:, None], _turns(position[:, None], qkv.shape[-1], base))
     new_keys, new_values = torch.cat([old.new_keys, k], 2), torch.cat([old.new_values, v], 2)
+    q = q.view(*k.shape[:2], -1, k.shape[3])  # one step: the queries of a head stand where steps would
     scores = torch.cat([q @ old.keys.mT, q @ new_keys.mT], 3) / math.sqrt(qkv.shape[-1])
     readable = (position + 1).clamp(max=window) if window else position + 1
     other = torch.arange(scores.shape[3], device=q.device) < scores.shape[3] - readable[:, None]
@@ -271,7 +289,8 @@ def step_open(qkv: Tensor, old: KVState, window: int, base: float) -> tuple[Tens
     weights = scores.masked_fill(other[:, None, None], -math.inf).softmax(3, dtype=wide).to(q.dtype)
     count = old.keys.shape[2]
     y = weights[..., :count] @ old.values + weights[..., count:] @ new_values
-    return y[:, :, 0], KVState(old.keys, old.values, new_keys, new_values, position + 1)
+    y = y.transpose(1, 2).flatten(1, 2)
+    return y, KVState(old.keys, old.values, new_keys, new_values, position + 1)
 
 
 def _fits(state: KVState | KVRoom, qkv: Tensor) -> bool:
@@ -285,7 +304,7 @@ def step_native(qkv: Tensor, old: KVState, window: int, base: float) -> tuple[Te
     keys, values = qkv.new_empty(2, batch, heads, count + 1, channels).unbind(0)
     entries = (old.keys, old.values), (old.new_keys, old.new_values), (keys, values)
     y, position = native.attention_step(qkv.contiguous(), *entries, None, old.position, window, base)
-    return y, KVState(old.keys, old.values, keys, values, position)
+    return y.flatten(1, 2), KVState(old.keys, old.values, keys, values, position)
 
 
 def with_room(state: KVState, window: int) -> KVRoom:
@@ -303,7 +322,7 @@ def _step_in_room(qkv: Tensor, state: KVRoom, window: int, base: float) -> tuple
     room = state.room_keys, state.room_values
     given = qkv.contiguous(), (state.keys, state.values), room, room
     y, position = native.attention_step(*given, state.begin, state.position, window, base)
-    return y, state._replace(position=position)
+    return y.flatten(1, 2), state._replace(position=position)
 
 
 def _joined(state: KVState, window: int) -> KVState:
@@ -315,9 +334,9 @@ def _joined(state: KVState, window: int) -> KVState:
 def _sizes(qkv: Tensor, axes: tuple[str, ...], window: int) -> torch.Size:
     """The axes before those of the heads. Raises ValueError."""
     n = len(axes)
-    if qkv.ndim != n + 3 or qkv.shape[n] != 3 or qkv.shape[-1] % 2 or not qkv.is_floating_point():
+    if qkv.ndim != n + 3 or qkv.shape[n] < 3 or qkv.shape[-1] % 2 or not qkv.is_floating_point():
         got = f"{qkv.dtype} {list(qkv.shape)}"
-        raise ValueError(f"qkv must be floating point [{', '.join(axes)}, 3, heads, even], got {got}")
+        raise ValueError(f"qkv must be floating point [{', '.join(axes)}, 3 or more, heads, even], got {got}")
     if window < 0:
         raise ValueError(f"window must not be negative, got {window}")
     return qkv.shape[:n]

@@ -8,7 +8,7 @@ from torch import Tensor
 from recurra.ops.native.layout import pointer
 from recurra.ops.native.library import DTYPES, STATES, call, threads_for
 
-_ATTENTION = struct.Struct("9qd14q")
+_ATTENTION = struct.Struct("10qd14q")
 _LANES = 16  # what scratch_row in csrc/abi.h is rounded to
 
 Entries = tuple[Tensor, Tensor]
@@ -24,20 +24,20 @@ def attention_step(
     window: int,
     base: float,
 ) -> tuple[Tensor, Tensor]:
-    """(y [B, H, C], position + 1) of qkv [B, 3, H, C]; the step's own entry goes into the room.
+    """(y [B, G, H, C], position + 1) of qkv [B, G + 2, H, C]; the step's own entry goes into the room.
 
     Keys and values [B, H, S, C] old, new, and with room for one more, into which the new ones are copied
     unless they lie there already, position - begin of them; all contiguous and of one dtype (unchecked).
     """
-    batch, _, heads, channels = qkv.shape
-    y, position_n = qkv.new_empty(batch, heads, channels), torch.empty_like(position)
+    batch, lists, heads, channels = qkv.shape
+    y, position_n = qkv.new_empty(batch, lists - 2, heads, channels), torch.empty_like(position)
     entries, state = old[0].shape[2] + room[0].shape[2], STATES[qkv.dtype]
     row = channels + -(-entries // _LANES) * _LANES
     turns, scratch = (qkv.new_empty(batch, *size, dtype=state) for size in ((channels,), (heads, row)))
     if not y.numel():
         return y, position + 1
     head = (DTYPES[qkv.dtype], threads_for(entries * y.numel() // 4), batch, heads, channels)
-    steps = (old[0].shape[2], new[0].shape[2], room[0].shape[2], window, base)
+    steps = (old[0].shape[2], new[0].shape[2], room[0].shape[2], window, lists - 2, base)
     tensors = (qkv, *old, *new, *room)
     ends = (pointer(begin), *(x.data_ptr() for x in (position, position_n, y, turns, scratch)))
     call("attention_step", _ATTENTION.pack(*head, *steps, *(x.data_ptr() for x in tensors), *ends, row))
