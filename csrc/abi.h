@@ -80,6 +80,15 @@ struct Cell {
   void *dstate_n, *dstate;
 };
 
+// One step of Cell, whose products are known; what is not behind Rows is contiguous.
+struct CellStep {
+  i64 kind, dtype, batch, heads, width;
+  Rows x;                      // [batch, gates * width]
+  void *recurrent, *bias;      // [batch, heads, gates * channels], and [gates * width] or null, like
+  void *state[4], *state_n[4]; // [batch, width] in the state's dtype, h first; may be the same
+  void* y;                     // [batch, width]
+};
+
 // One step of Conv; what is not behind Rows is contiguous, weight and bias in the dtype of x.
 struct ConvStep {
   i64 dtype, batch, width, taps;
@@ -194,10 +203,13 @@ struct Outer {
   void *dc_0, *dn_0, *dmax_0;
 };
 
+// A matrix, or blocks along the diagonal of one, each with so many inputs and outputs.
 struct Matvec {
-  i64 dtype, threads, rows, inputs, outputs;
-  void *x, *weight, *bias;  // [rows, inputs], [outputs, inputs], [outputs] or null
-  void *added, *y;          // [rows, outputs], added to the product unless null
+  i64 dtype, threads, rows, blocks, inputs, outputs;
+  Rows x;                 // [rows, blocks * inputs]
+  void *weight, *bias;    // [blocks, outputs, inputs], [blocks * outputs] or null
+  void* added;            // [rows, blocks * outputs], added to the product unless null
+  Rows y;                 // [rows, blocks * outputs]
 };
 
 // Rows of dweight and dbias: one for each block of this many rows, summed by the caller.
@@ -212,7 +224,7 @@ struct Norm {
   void *dsum, *dy, *dx, *dweight, *dbias;     // backward only, where x is the sum; dsum null: y alone is used
 };
 
-enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid, kTanh };
+enum ActivationKind : i64 { kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid, kTanh, kIdentity };
 
 struct Activation {
   i64 kind, dtype, threads, rows, width;
@@ -276,6 +288,7 @@ struct Kernels {
   void (*scan)(const Scan&, bool forward);
   void (*conv)(const Conv&, bool forward);
   void (*cell)(const Cell&, bool forward);
+  void (*cell_step)(const CellStep&);
   void (*conv_step)(const ConvStep&);
   void (*norm)(const Norm&, bool forward);
   void (*activation)(const Activation&, bool forward);

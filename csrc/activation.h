@@ -89,6 +89,13 @@ struct TanhOf {
   }
 };
 
+struct IdentityOf {  // for what else the pass does: x factor + added
+  template <class T>
+  static Value<T> at(Vec<T> x) {
+    return {x, Vec<T>{} + 1};
+  }
+};
+
 template <class P, class F>
 struct Activated {
   using T = typename P::T;
@@ -142,6 +149,7 @@ inline void choose_activation(const Activation& s, bool forward) {
     case kReluSquare: return run_activation<P, ReluSquareOf>(s, forward);
     case kLogSigmoid: return run_activation<P, LogSigmoidOf>(s, forward);
     case kTanh: return run_activation<P, TanhOf>(s, forward);
+    case kIdentity: return run_activation<P, IdentityOf>(s, forward);
   }
 }
 

@@ -403,4 +403,59 @@ inline void cell(const Cell& s, bool forward) {
   }
 }
 
+// ------------------------------------------------------------------------------------ one step
+
+template <class P, template <class> class C>
+struct OneStep {
+  using S = typename P::State;
+  using T = typename P::T;
+  using V = typename P::V;
+  using Element = typename P::Element;
+  static constexpr int kGates = C<T>::gates, kStates = C<T>::states;
+
+  const CellStep& s;
+
+  static const T* numbers(void* p) { return static_cast<const T*>(p); }
+
+  void run(i64 b, i64 head) const {
+    const i64 channels = s.width / s.heads, first = head * channels, row = b * s.width + first;
+    const Element* const x_row = static_cast<const Element*>(s.x.data) + b * s.x.stride + first;
+    const T* const recurrent = numbers(s.recurrent) + (b * s.heads + head) * kGates * channels;
+    each_register<P>(channels, [&](i64, i64 at, auto n) {
+      V x[kGates], w[kGates], h[kStates];
+      for (int i = 0; i < kGates; ++i) {
+        x[i] = load<P>(x_row + i * s.width + at, n), w[i] = load<S>(recurrent + i * channels + at, n);
+        if (s.bias) w[i] += load<S>(numbers(s.bias) + i * s.width + first + at, n);
+      }
+      for (int i = 0; i < kStates; ++i) h[i] = load<S>(numbers(s.state[i]) + row + at, n);
+      C<T>::forward(x, w, h);
+      store<P>(static_cast<Element*>(s.y) + row + at, h[0], n);
+      for (int i = 0; i < kStates; ++i) store<S>(static_cast<T*>(s.state_n[i]) + row + at, h[i], n);
+    });
+  }
+};
+
+template <class P, template <class> class C>
+inline void run_one_step(const CellStep& s) {
+  for (i64 b = 0; b < s.batch; ++b)
+    for (i64 head = 0; head < s.heads; ++head) OneStep<P, C>{s}.run(b, head);
+}
+
+template <class P>
+inline void choose_step(const CellStep& s) {
+  switch (s.kind) {
+    case kGru: return run_one_step<P, Gru>(s);
+    case kLstm: return run_one_step<P, Lstm>(s);
+    case kSlstm: return run_one_step<P, Slstm>(s);
+  }
+}
+
+inline void cell_step(const CellStep& s) {
+  switch (s.dtype) {
+    case kFloat32: return choose_step<Real<float>>(s);
+    case kFloat64: return choose_step<Real<double>>(s);
+    case kBfloat16: return choose_step<Real<bf16>>(s);
+  }
+}
+
 }  // namespace recurra::RECURRA_LEVEL

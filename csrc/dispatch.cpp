@@ -71,6 +71,7 @@ EXPORT void recurra_conv_forward(const recurra::Conv* s) { recurra::kTables[recu
 EXPORT void recurra_conv_backward(const recurra::Conv* s) { recurra::kTables[recurra::current]->conv(*s, false); }
 EXPORT void recurra_cell_forward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, true); }
 EXPORT void recurra_cell_backward(const recurra::Cell* s) { recurra::kTables[recurra::current]->cell(*s, false); }
+EXPORT void recurra_cell_step(const recurra::CellStep* s) { recurra::kTables[recurra::current]->cell_step(*s); }
 EXPORT void recurra_softmax_forward(const recurra::Softmax* s) { recurra::kTables[recurra::current]->softmax(*s, true); }
 EXPORT void recurra_softmax_backward(const recurra::Softmax* s) { recurra::kTables[recurra::current]->softmax(*s, false); }
 EXPORT void recurra_softmax_step(const recurra::SoftmaxStep* s) {

@@ -29,6 +29,8 @@ struct OuterLoop {
   using State = typename P::State;
   static constexpr i64 lanes = P::lanes;
   static constexpr int kChunk = kVectorBytes == 64 ? 8 : 4;  // with its outputs and values, what registers hold
+  static constexpr int kStrip = 4;                           // registers of values in one pass of a step
+  static constexpr i64 kAheadRows = 8;
   static constexpr i64 kSlots = kOuterSegment / kChunk;      // chunks of a segment that do not begin at a cut
 
   static i64 padded(i64 n) { return (n + lanes - 1) / lanes * lanes; }
@@ -258,6 +260,43 @@ struct OuterLoop {
     save_state(c, of_head(s.c_n, keys * values), s.gated ? of_head(s.n_n, keys) : nullptr);
     if (s.gated) *of_head(s.max_n, 1) = length ? top[length - 1] : *of_head(s.max_0, 1);
     clear_padding(s.y, values);
+  }
+
+  // A step by itself: the matrix passes once, from where it lies to where it goes, which may be the same place.
+  void step() const {
+    copy_in(q, at(s.q, 0, keys), keys), copy_in(k, at(s.k, 0, keys), keys), copy_in(v, at(s.v, 0, values), values);
+    read_keep(0, 0);
+    clear(n, key_pad);
+    if (s.gated) std::memcpy(n, of_head(s.n_0, keys), keys * sizeof(T));
+    const V scale = V{} + take_of(0);
+    V own{}, seen{};  // what q reads of this step and, of the sum of all keys, of those before
+    each(key_pad, [&](i64 c) {
+      const V f = get(keep + c), query = get(q + c), key = scale * get(k + c), past = before ? query : query * f;
+      own += query * (before ? get(u + c) * key : key), seen += past * get(n + c);
+      put(read + c, past), put(write + c, key), put(n + c, f * get(n + c) + key);
+    });
+    const T mixed = sum(own), divisor = s.gated ? divide_by(sum(seen) + mixed, 0) : 1;
+    i64 column = 0;
+    for (; column + kStrip * lanes <= values; column += kStrip * lanes) pass_once<kStrip>(column, mixed, divisor, Whole{});
+    each_register<P>(values - column, [&](i64, i64 c, auto some) { pass_once<1>(column + c, mixed, divisor, some); });
+    if (s.gated) std::memcpy(of_head(s.n_n, keys), n, keys * sizeof(T)), *of_head(s.max_n, 1) = top[0];
+  }
+
+  template <int kVectors, class N>
+  void pass_once(i64 column, T mixed, T divisor, N some) const {
+    V in[kVectors], y[kVectors];
+    for (int j = 0; j < kVectors; ++j) in[j] = get(v + column + j * lanes), y[j] = mixed * in[j];
+    const T* from = of_head(s.c_0, keys * values) + column;
+    T* to = of_head(s.c_n, keys * values) + column;
+    for (i64 i = 0; i < keys; ++i, from += values, to += values)
+      for (int j = 0; j < kVectors; ++j) {
+        __builtin_prefetch(from + kAheadRows * values + j * lanes);
+        const V old = load<State>(from + j * lanes, some);
+        y[j] += read[i] * old;
+        store<State>(to + j * lanes, keep[i] * old + write[i] * in[j], some);
+      }
+    Element* const out = at(s.y, 0, values) + column;
+    for (int j = 0; j < kVectors; ++j) store<P>(out + j * lanes, y[j] / divisor, some);
   }
 
   T divide_by(T denominator, i64 t) const {

@@ -328,8 +328,10 @@ struct OuterBackward : OuterLoop<P> {
 
 template <class P>
 inline void run_outer(const Outer& s, bool forward) {
+  const bool alone = s.time == 1 && !s.reset && !s.lengths && !s.entering;
   parallel(s.batch * s.heads, s.threads, [&](i64 task) {
-    if (forward) OuterLoop<P>(s, task / s.heads, task % s.heads, s.keys * OuterLoop<P>::padded(s.values)).forward();
+    if (forward && alone) OuterLoop<P>(s, task / s.heads, task % s.heads, 0).step();
+    else if (forward) OuterLoop<P>(s, task / s.heads, task % s.heads, s.keys * OuterLoop<P>::padded(s.values)).forward();
     else OuterBackward<P>(s, task / s.heads, task % s.heads).backward();
   });
 }

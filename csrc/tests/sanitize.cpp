@@ -319,7 +319,7 @@ void run_selective(const Kernels& kernels, const Shape& s, i64 dtype, i64 states
 }
 
 void run_outer(const Kernels& kernels, const Shape& s, i64 dtype, i64 heads, bool gated, bool of_keys) {
-  const i64 state = state_dtype(dtype), keys = s.width / heads, values = 5, rows = s.batch * heads;
+  const i64 state = state_dtype(dtype), keys = s.width / heads, values = s.time == 1 ? 135 : 5, rows = s.batch * heads;
   const i64 channels = of_keys ? keys : 1, segments = (s.time + kOuterSegment - 1) / kOuterSegment;
   const Shape valued{s.batch, s.time, heads * values, s.time_first, s.masked};
   const Shape decayed{s.batch, s.time, heads * channels, s.time_first, s.masked};
@@ -339,12 +339,13 @@ void run_outer(const Kernels& kernels, const Shape& s, i64 dtype, i64 heads, boo
   outer.scale = 0.5, outer.reset = masks.reset.get(), outer.lengths = masks.lengths.get();
   outer.q = s.view(q, dtype), outer.k = s.view(k, dtype), outer.v = valued.view(v, dtype);
   outer.decay = decayed.view(decay, dtype), outer.y = valued.view(y, dtype);
-  outer.c_0 = c_0.data(), outer.c_n = c_n.data(), outer.entering = entering.data();
+  outer.c_0 = c_0.data(), outer.c_n = c_n.data(), outer.entering = s.time == 1 ? nullptr : entering.data();
   if (gated) outer.gate = scalar.view(gate, dtype);
   if (gated) outer.n_0 = n_0.data(), outer.max_0 = max_0.data(), outer.n_n = n_n.data(), outer.max_n = max_n.data();
   if (of_keys) outer.bonus = bonus.data();
   kernels.outer(outer, true);
   y.require_written("outer y"), c_n.require_written("outer c_n");
+  if (!outer.entering) return;  // a step by itself
 
   Buffer dy(dtype, valued.elements()), dc_n(state, rows * keys * values), dn_n(state, rows * keys);
   Buffer dmax_n(state, rows), dq(dtype, s.elements()), dk(dtype, s.elements()), dv(dtype, valued.elements());
@@ -364,13 +365,30 @@ void run_outer(const Kernels& kernels, const Shape& s, i64 dtype, i64 heads, boo
   if (of_keys) dbonus.require_written("outer dbonus");
 }
 
-void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 inputs, i64 outputs) {
-  Buffer x(dtype, rows * inputs), weight(dtype, outputs * inputs), bias(dtype, outputs);
-  Buffer y(dtype, rows * outputs);
-  x.fill(), weight.fill(), bias.fill();
-  char* const added = rows > 1 ? bias.data() : nullptr;
-  kernels.matvec({dtype, 1 + rows % 2, rows, inputs, outputs, x.data(), weight.data(), added, nullptr, y.data()});
+// Rows of x are parts of wider ones.
+void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 blocks, i64 inputs, i64 outputs) {
+  const i64 width = blocks * inputs, made = blocks * outputs;
+  Buffer x(dtype, (2 * rows - 1) * width), weight(dtype, made * inputs), bias(dtype, made), added(dtype, rows * made);
+  Buffer y(dtype, rows * made);
+  x.fill(), weight.fill(), bias.fill(), added.fill();
+  char *const given = rows > 1 ? bias.data() : nullptr, *const more = rows > 3 ? added.data() : nullptr;
+  kernels.matvec({dtype, 1 + rows % 2, rows, blocks, inputs, outputs, {x.data(), 2 * width}, weight.data(), given, more,
+                  {y.data(), made}});
   y.require_written("matvec y");
+}
+
+void run_cell_step(const Kernels& kernels, i64 kind, i64 dtype, i64 batch, i64 heads, i64 channels) {
+  const i64 state = state_dtype(dtype), width = heads * channels, parts = kind == kGru ? 3 : 4;
+  const i64 states = kind == kGru ? 1 : kind == kLstm ? 2 : 4;
+  Buffer x(dtype, (2 * batch - 1) * parts * width), recurrent(state, batch * parts * width), bias(state, parts * width);
+  Buffer before(state, states * batch * width), after(state, states * batch * width), y(dtype, batch * width);
+  x.fill(), recurrent.fill(), bias.fill(), before.fill();
+  CellStep s{kind, dtype, batch, heads, width, {x.data(), 2 * parts * width}, recurrent.data(), bias.data(), {}, {}, y.data()};
+  if (batch == 1) s.bias = nullptr;
+  const i64 bytes = batch * width * before.element_size(state);
+  for (i64 i = 0; i < states; ++i) s.state[i] = before.data() + i * bytes, s.state_n[i] = after.data() + i * bytes;
+  kernels.cell_step(s);
+  y.require_written("cell step y"), after.require_written("cell step state");
 }
 
 void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width, bool centred) {
@@ -493,7 +511,9 @@ void run(const char* name, const Kernels& kernels) {
     }
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
       for (i64 rows : {1, 3, 4, 16}) {
-        for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, width, outputs);
+        for (i64 outputs : {1, 3, 65}) run_matvec(kernels, dtype, rows, 1, width, outputs);
+        for (i64 inputs : {1, 4, 35}) run_matvec(kernels, dtype, rows, width, inputs, 5);
+        for (i64 kind : {kGru, kLstm, kSlstm}) run_cell_step(kernels, kind, dtype, rows, 1 + rows % 2, width);
         for (i64 taps : {1, 4}) run_conv_step(kernels, dtype, rows, width, taps);
         for (i64 states : {1, 5}) run_selective_step(kernels, dtype, rows, width, states, 1 + rows % 3);
         for (bool centred : {false, true}) run_norm(kernels, dtype, 20 * rows - 19, width, centred);
@@ -501,7 +521,7 @@ void run(const char* name, const Kernels& kernels) {
           if (width % group == 0) run_softmax_step(kernels, dtype, rows, width, group);
         }
         for (i64 mixes : {2, 4}) run_token_mix_step(kernels, dtype, rows, width, mixes);
-        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid, kTanh}) {
+        for (i64 kind : {kGelu, kSilu, kSigmoid, kReluSquare, kLogSigmoid, kTanh, kIdentity}) {
           run_activation(kernels, kind, dtype, rows, 90 * width, rows > 1);
         }
       }
@@ -523,7 +543,8 @@ void run(const char* name, const Kernels& kernels) {
       for (i64 states : {1, 5}) run_selective(kernels, s, dtype, states);
     }
   }
-  constexpr Shape outers[] = {{1, 3, 34, false, false}, {3, 0, 2, true, true}, {2, 131, 6, true, true}};
+  constexpr Shape outers[] = {{1, 3, 34, false, false}, {3, 0, 2, true, true}, {2, 131, 6, true, true},
+                              {2, 1, 70, false, false}};
   for (const Shape& s : outers) {
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
       for (bool gated : {false, true}) run_outer(kernels, s, dtype, 2, gated, !gated);

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from recurra.ops import native
+from recurra.ops.block_product import block_product
 from recurra.ops.causal_conv import causal_conv_step, conv_step
+from recurra.ops.cell import CELLS, take_cell_step
 from recurra.ops.diagonal import diagonal_step, from_planes, layer_step
+from recurra.ops.outer import Inputs, outer_step, take_outer_step
 from recurra.ops.selective import StepParameters, selective_step
 from recurra.ops.selective import layer_step as selective_layer_step
 from recurra.ops.softmax import softmax_step, take_step
 from recurra.ops.token_mix import token_mix_open, token_mix_step
-from recurra.state import ConvState, LinearState, SelectiveState, SoftmaxState
+from recurra.state import ConvState, LinearState, OuterState, SelectiveState, SoftmaxState
 from recurrences import NATIVE
 from tools import close
 
@@ -94,10 +97,70 @@ def _token_mix(batch: int, width: int, dtype: torch.dtype) -> Both:
     return (torch.cat(ys), end.x), (torch.cat(want), last.x)
 
 
+def _blocks(batch: int, width: int, dtype: torch.dtype) -> Both:
+    """Of four channels each, and of all."""
+    x, few = _part(batch, 4 * width, dtype), torch.randn(2, width, 4, 4).to(dtype)
+    whole = torch.randn(1, 1, width, 4 * width).to(dtype)
+    got = block_product((x, x), few.split(1)), block_product((x,), (whole,))
+    want = torch.cat([x.double() @ torch.block_diag(*w.double()).T for w in few], 1)
+    return got, (want, x.double() @ whole[0, 0].double().T)
+
+
+def _cell(cell: str, batch: int, width: int, dtype: torch.dtype) -> Both:
+    """As steps leave it, one of what n has read weighs 1; the first unit of each row has read nothing yet."""
+    parts, heads = CELLS[cell].parts, 1 if cell != "slstm" or width % 2 else 2
+    shape = (parts * width, width) if cell != "slstm" else (heads, parts * width // heads, width // heads)
+    gates, bias = _part(batch, parts * width, dtype), _state(parts * width, dtype=dtype)
+    weight = _state(*shape, dtype=dtype) / width**0.5
+    first = list(_state(len(CELLS[cell].state._fields), batch, width, dtype=dtype))
+    if cell == "slstm":
+        first[2] = 1 + first[2].exp()
+        first[1], first[2][:, 0] = first[2] * first[1].tanh(), 0
+    y, end = take_cell_step(cell, gates, CELLS[cell].state(*first), weight, bias)
+    wide = CELLS[cell].state(*(part.double() for part in first))
+    want, last = CELLS[cell].step(gates.double(), wide, weight.double(), bias.double())
+    return (y, torch.cat(end, 1)), (want, torch.cat(last, 1))
+
+
+def _gru(batch: int, width: int, dtype: torch.dtype) -> Both:
+    return _cell("gru", batch, width, dtype)
+
+
+def _lstm(batch: int, width: int, dtype: torch.dtype) -> Both:
+    return _cell("lstm", batch, width, dtype)
+
+
+def _slstm(batch: int, width: int, dtype: torch.dtype) -> Both:
+    return _cell("slstm", batch, width, dtype)
+
+
+def _outer(batch: int, width: int, dtype: torch.dtype, bonus: bool = False) -> Both:
+    """Two heads, with a gate or with a bonus; one sign in all: a divisor that cancels is all rounding."""
+    q, k, v = (_part(2 * batch, n, dtype).abs().unflatten(0, (batch, 2)) for n in (width, width, 70))
+    u = _state(2, width, dtype=dtype) if bonus else None
+    decay = -torch.rand(batch, 2, *([width] if bonus else [])).to(dtype)
+    gate = None if bonus else _part(batch, 2, dtype)
+    shapes = (batch, 2, width, 70), (batch, 2, 0 if bonus else width), (batch, 0 if bonus else 2)
+    first = OuterState(*(_state(*shape, dtype=dtype).abs() for shape in shapes))
+    y, end = take_outer_step(q, k, v, decay, gate, first, bonus=u, scale=0.5)
+    inputs = Inputs(q, k, v, decay, gate).each(Tensor.double)
+    wide = OuterState(*(part.double() for part in first))
+    want, last = outer_step(inputs, wide, None if u is None else u.double(), 0.5)
+    return (y, torch.cat([x.flatten() for x in end])), (want, torch.cat([x.flatten() for x in last]))
+
+
+def _outer_bonus(batch: int, width: int, dtype: torch.dtype) -> Both:
+    return _outer(batch, width, dtype, bonus=True)
+
+
+BOTH = [_conv, _selective, _diagonal, _average, _heads, _token_mix, _blocks]
+BOTH += [_gru, _lstm, _slstm, _outer, _outer_bonus]
+
+
 @NATIVE
 @torch.no_grad()
 @pytest.mark.parametrize("level", native.LEVELS)
-@pytest.mark.parametrize("both", [_conv, _selective, _diagonal, _average, _heads, _token_mix])
+@pytest.mark.parametrize("both", BOTH)
 def test_steps(both: Callable[[int, int, torch.dtype], Both], level: str) -> None:
     before = native.level()
     if native.select(level) != level:

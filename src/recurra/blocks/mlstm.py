@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from recurra.blocks.common import add_residual, check_fields, check_width, end_rows
 from recurra.ops.activation import activate
+from recurra.ops.block_product import block_product
 from recurra.ops.outer import outer, take_outer_step
 from recurra.parts.conv import CausalConv
-from recurra.parts.kept import Kept
 from recurra.parts.linear import Linear
 from recurra.parts.norm import NORMS, HeadNorm, LayerNorm, RMSNorm
 from recurra.state import MLSTMState
 
 __all__ = ["MLSTMBlock", "MLSTMConfig"]
 
-# Channels that a projection mixes; and those of one product, in which the rest is zeros.
-_MIXED, _PRODUCT = 4, 64
+# Channels that a projection mixes; and what the width of the memory is a multiple of.
+_MIXED, _ROUND = 4, 64
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MLSTMConfig:
     @property
     def hidden(self) -> int:
         """Width of the memory, of all heads together."""
-        return _PRODUCT * math.ceil(self.expansion * self.width / _PRODUCT)
+        return _ROUND * math.ceil(self.expansion * self.width / _ROUND)
 
 
 class MLSTMBlock(nn.Module):
@@ -76,7 +76,6 @@ class MLSTMBlock(nn.Module):
         self.gates = Linear(3 * hidden, 2 * heads)
         self.head_norm = HeadNorm(heads, hidden // heads, bias=False)
         self.skip = nn.Parameter(torch.ones(hidden))
-        self._kept = Kept()
         self._draw()
 
     def _draw(self) -> None:
@@ -122,24 +121,13 @@ class MLSTMBlock(nn.Module):
 
     def _inputs(self, u: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k, v [..., H, C], decay and gate [..., H] from what the conv has seen and what it has not."""
-        of_u, of_m = self._kept(self._products, self.qkv).split([2, 1])
-        parts = (
-            torch.einsum("...gi,ngoi->...ngo", x.unflatten(-1, (-1, _PRODUCT)), w)
-            for x, w in ((u, of_u), (m, of_m))
-        )
-        qkv = torch.cat([part.flatten(-3) for part in parts], -1)
+        qkv = block_product((u, m), self.qkv.split([2, 1]))
         i, f = self.gates(qkv).chunk(2, -1)
         q, k, v = qkv.unflatten(-1, (3, self.config.heads, -1)).unbind(-3)
         return q, k, v, activate("log_sigmoid", f), i.to(q.dtype)
 
-    def _products(self) -> Tensor:
-        """Of qkv as few and large matrices [3, hidden / 64, 64, 64]: products of four are all overhead."""
-        groups = self.qkv.unflatten(1, (-1, _PRODUCT // _MIXED))
-        apart = torch.eye(_PRODUCT // _MIXED, dtype=groups.dtype, device=groups.device)
-        return torch.einsum("ngboi,bc->ngboci", groups, apart).reshape(3, -1, _PRODUCT, _PRODUCT)
-
     def _residual(self, x: Tensor, y: Tensor, u: Tensor, z: Tensor) -> Tensor:
-        seen = torch.addcmul(self.head_norm(y), self.skip, u)
+        seen = activate("identity", u, self.skip.expand_as(u), self.head_norm(y))
         return add_residual(
             self.down, activate("silu", z, seen), x, self.config.dropout if self.training else 0.0
         )

@@ -10,9 +10,11 @@ from torch.nn.functional import dropout
 from recurra.blocks.common import add_mlp, check_fields, check_width, end_rows
 from recurra.layers.slstm import forget_bias, heads_of
 from recurra.ops.activation import activate
-from recurra.ops.cell import begin, slstm, slstm_step
+from recurra.ops.block_product import block_product
+from recurra.ops.cell import begin, in_state_dtype, slstm, take_cell_step
 from recurra.ops.linear import state_dtype
 from recurra.parts.conv import CausalConv
+from recurra.parts.kept import Kept
 from recurra.parts.mlp import GEGLU
 from recurra.parts.norm import NORMS, HeadNorm, LayerNorm, RMSNorm
 from recurra.state import ConvState, SLSTMBlockState, SLSTMState
@@ -84,6 +86,7 @@ class SLSTMBlock(nn.Module):
         self.weight_hh = nn.Parameter(torch.zeros(heads, 4 * channels, channels))
         zeros = torch.zeros(width)
         self.bias = nn.Parameter(torch.cat([zeros, forget_bias(width, heads, late), zeros, zeros]))
+        self._kept = Kept()
         self.head_norm = HeadNorm(heads, channels)
         self.mlp_norm = norm(width) if config.mlp else None
         self.mlp = _feed_forward(config) if config.mlp else None
@@ -115,23 +118,20 @@ class SLSTMBlock(nn.Module):
             u = activate("silu", u)
         gates = self._gates(u, v)
         first = SLSTMState(*begin("slstm", cell, gates[:, None, : self.config.width]))
-        y, cell = slstm_step(gates, first, self.weight_hh, self.bias)
+        matrix = self.weight_hh, self.bias
+        y, cell = take_cell_step("slstm", gates, first, *self._kept(lambda: in_state_dtype(*matrix), *matrix))
         return self._mix(x_t, y), SLSTMBlockState(_history(x_t, conv), cell)
 
     def _gates(self, u: Tensor, v: Tensor) -> Tensor:
-        """W_i u, W_f u, W_z v and W_o v side by side: in each head, one product for the two of an input."""
-        pairs = self.gates.unflatten(0, (2, 2)).transpose(1, 2).flatten(2, 3)  # [2, heads, 2 C, C]
-        inputs = torch.stack([u.flatten(0, -2), v.flatten(0, -2)]).unflatten(-1, (self.heads, -1))
-        gates: Tensor = inputs.transpose(1, 2) @ pairs.mT  # [2, heads, rows, 2 C]
-        rows: Tensor = gates.unflatten(-1, (2, -1)).permute(2, 0, 3, 1, 4)
-        return rows.reshape(*u.shape[:-1], 4 * self.config.width)
+        """W_i u, W_f u, W_z v and W_o v side by side, each head from its own channels."""
+        return block_product((u, v), self.gates.split(2))
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the recurrence, each position by itself."""
         p = self.config.dropout if self.training else 0.0
         y = self.head_norm(y.unflatten(-1, (self.heads, -1))).to(x.dtype)
         if self.mlp is None or self.mlp_norm is None:
-            return x + (dropout(y, p) if p else y)
+            return activate("identity", dropout(y, p) if p else y, added=x)
         return add_mlp(self.mlp, self.mlp_norm, y, x, p)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from recurra.layers.linear_layer import check_input, project_steps
 from recurra.layers.recurrent import Recurrent
-from recurra.ops.cell import CELLS, begin, run_cell
+from recurra.ops.cell import begin, in_state_dtype, run_cell, take_cell_step
 from recurra.ops.project import project
+from recurra.parts.kept import Kept
 
 __all__ = ["CellLayer", "CellStack"]
 
@@ -50,6 +51,7 @@ class CellLayer(nn.Module, ABC):
         self.weight_hh = nn.Parameter(empty(self._mixing_shape()))
         for name in ("bias_ih", "bias_hh"):
             self.register_parameter(name, nn.Parameter(empty(rows)) if bias else None)
+        self._kept = Kept()
         self.reset_parameters()
 
     def _mixing_shape(self) -> tuple[int, ...]:
@@ -81,7 +83,9 @@ class CellLayer(nn.Module, ABC):
         check_input("x_t", x_t, ("batch",), self.weight_ih)
         gates = project(x_t, self.weight_ih, self.bias_ih)
         state = self.State(*begin(self.CELL, state, gates[:, None, : self.hidden_size]))
-        return CELLS[self.CELL].step(gates, state, self.weight_hh, self.bias_hh)
+        matrix = self.weight_hh, self.bias_hh
+        wide = self._kept(lambda: in_state_dtype(*matrix), *(p for p in matrix if p is not None))
+        return take_cell_step(self.CELL, gates, state, *wide)
 
     def extra_repr(self) -> str:
         return (

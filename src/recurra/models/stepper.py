@@ -53,10 +53,13 @@ class RecordedStepper:
         rows = _batch(state)
         self._x: Tensor = model.embed(torch.zeros(rows, dtype=torch.int64, device=self._embedding.device))
         self._logits: Tensor
-        with Tape() as self._tape:
+        with Tape(_tensors(self._state)) as self._tape:
             self._logits, end = model.decode(self._x, self._state)
         self._tape.keep(*(x.detach() for x in (*model.parameters(), *model.buffers())))
         apply(self._carry, self._state, end)
+        for own, given in zip(self._state, state, strict=True):
+            if not isinstance(own, KVRoom):  # a kernel may have written over it
+                apply(Tensor.copy_, own, given)
 
     def _carry(self, before: Tensor, after: Tensor) -> Tensor:
         if after is not before:  # as in a room, which was written in place
@@ -101,6 +104,12 @@ def _own(blocks: Any, state: Any) -> tuple[Any, ...]:
         return apply(lambda x: x.clone(memory_format=torch.contiguous_format), state)
 
     return tuple(map(copy, blocks, state))
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    apply(found.append, state)
+    return found
 
 
 def _place(model: Any) -> tuple[int, int]:

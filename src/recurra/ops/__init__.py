@@ -5,6 +5,7 @@ No parameters here. y, state = op(inputs..., state=None, reset=None, lengths=Non
 
 from recurra.ops.activation import activate, soft_cap
 from recurra.ops.attention import attention, attention_step
+from recurra.ops.block_product import block_product
 from recurra.ops.causal_conv import causal_conv
 from recurra.ops.cell import gru, lstm, slstm
 from recurra.ops.diagonal import diagonal
@@ -24,6 +25,7 @@ __all__ = [
     "add_rms_norm",
     "attention",
     "attention_step",
+    "block_product",
     "causal_conv",
     "diagonal",
     "gru",

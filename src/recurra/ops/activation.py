@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu_square": lambda x: x.relu().square(),
     "log_sigmoid": F.logsigmoid,
     "tanh": torch.tanh,
+    "identity": lambda x: x,
 }
 
 
@@ -91,7 +92,7 @@ BACKWARD = define(
 
 def activate(kind: str, x: Tensor, factor: Tensor | None = None, added: Tensor | None = None) -> Tensor:
     """y = f(x), times factor and plus added unless None; f one of gelu (x Phi(x), arXiv 1606.08415), silu
-    (x sigmoid(x)), sigmoid, relu_square (max(x, 0)^2), log_sigmoid, tanh.
+    (x sigmoid(x)), sigmoid, relu_square (max(x, 0)^2), log_sigmoid, tanh, identity.
 
     x, factor, added [...] of one shape; parts of one tensor, as of a fused product, are not copied. Raises
     ValueError that names the argument.

@@ -15,14 +15,27 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from recurra.ops import native
+from recurra.ops.block_product import block_product
 from recurra.ops.linear import start, state_dtype, states_before
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check
 from recurra.ops.project import project
-from recurra.ops.registry import define, pullback, transforms_active, uncast
+from recurra.ops.registry import define, pullback, transforms_active, uncast, unobserved
 from recurra.state import GRUState, LinearState, LSTMState, SLSTMState
 
-__all__ = ["CELLS", "cell_loop", "cell_native", "gru", "gru_step", "lstm", "lstm_step", "slstm", "slstm_step"]
+__all__ = [
+    "CELLS",
+    "cell_loop",
+    "cell_native",
+    "gru",
+    "gru_step",
+    "in_state_dtype",
+    "lstm",
+    "lstm_step",
+    "slstm",
+    "slstm_step",
+    "take_cell_step",
+]
 
 
 def _recurrent(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -269,6 +282,31 @@ def begin(cell: str, state: Any, like: Tensor) -> list[Tensor]:
         raise ValueError(f"state must have the parts {', '.join(names)}, got {len(state)} of them")
     parts = [None for _ in names] if state is None else [LinearState(part) for part in state]
     return [start(part, like) for part in parts]
+
+
+def in_state_dtype(weight_hh: Tensor, bias_hh: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The parameters as `take_cell_step` reads them."""
+    dtype = state_dtype(weight_hh.dtype)
+    return weight_hh.to(dtype), None if bias_hh is None else bias_hh.to(dtype)
+
+
+def take_cell_step(
+    cell: str, gates: Tensor, state: Any, weight_hh: Tensor, bias_hh: Tensor | None
+) -> tuple[Tensor, Any]:
+    """The step of a row of `CELLS`; where nothing watches, in calls of the kernels.
+
+    gates [B, parts * H]; state as `begin` gives it; the kernels take weight_hh and bias_hh in its dtype.
+    Raises ValueError that names the argument.
+    """
+    _check_matrix(gates[:, None], weight_hh, bias_hh, CELLS[cell].parts)
+    fits = native.takes(*state, weight_hh, *(() if bias_hh is None else (bias_hh,))) and native.takes(gates)
+    laid = all(x is None or x.is_contiguous() for x in (*state, bias_hh))
+    if not fits or not laid or not unobserved(gates, *state, weight_hh, bias_hh):
+        return CELLS[cell].step(gates, state, weight_hh, bias_hh)
+    heads = weight_hh if weight_hh.ndim == 3 else weight_hh[None]
+    recurrent = block_product(state[:1], (heads[None],)).unflatten(-1, (len(heads), -1))
+    y, last = native.cell_step(cell, gates, recurrent, bias_hh, tuple(state))
+    return y, CELLS[cell].state(*last)
 
 
 def run_cell(

@@ -2,18 +2,18 @@
 
 from recurra.ops.native.activations import activation, activation_backward
 from recurra.ops.native.attentions import attention_step
-from recurra.ops.native.cells import cell, cell_backward
+from recurra.ops.native.cells import cell, cell_backward, cell_step
 from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
 from recurra.ops.native.diagonals import diagonal, diagonal_backward
 from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, time_major
 from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes, threads_for
 from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.outers import SEGMENT, outer, outer_backward
-from recurra.ops.native.products import matvec, prefers_product, product
+from recurra.ops.native.products import block_product, matvec, prefers_product, product
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
 from recurra.ops.native.softmaxes import softmax, softmax_backward, softmax_step
-from recurra.ops.native.tape import NotRecordableError, Tape, constant, marks, recording, unrecorded
+from recurra.ops.native.tape import NotRecordableError, Tape, constant, marks, recording, replaced, unrecorded
 from recurra.ops.native.token_mixes import MAX_MIXES, token_mix_step
 
 __all__ = [
@@ -32,8 +32,10 @@ __all__ = [
     "as_rows",
     "attention_step",
     "available",
+    "block_product",
     "cell",
     "cell_backward",
+    "cell_step",
     "constant",
     "conv",
     "conv_backward",
@@ -54,6 +56,7 @@ __all__ = [
     "prefers_product",
     "product",
     "recording",
+    "replaced",
     "scan",
     "scan_backward",
     "select",

@@ -8,7 +8,15 @@ from recurra.ops.native.layout import advise, flat_rows, rows_of
 from recurra.ops.native.library import DTYPES, call, threads_for
 
 # The order is that of the `ActivationKind` enumeration in csrc/abi.h.
-ACTIVATIONS = {"gelu": 0, "silu": 1, "sigmoid": 2, "relu_square": 3, "log_sigmoid": 4, "tanh": 5}
+ACTIVATIONS = {
+    "gelu": 0,
+    "silu": 1,
+    "sigmoid": 2,
+    "relu_square": 3,
+    "log_sigmoid": 4,
+    "tanh": 5,
+    "identity": 6,
+}
 _ACTIVATION = struct.Struct("5qd12q")
 
 

@@ -5,12 +5,21 @@ import struct
 import torch
 from torch import Tensor
 
-from recurra.ops.native.layout import advise, as_rows, empty_as, empty_rows, pointer, view_of
+from recurra.ops.native.layout import (
+    advise,
+    as_rows,
+    empty_as,
+    empty_rows,
+    flat_rows,
+    pointer,
+    rows_of,
+    view_of,
+)
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 
 # The order is that of `CellKind` in csrc/abi.h.
 CELLS = {"gru": 0, "lstm": 1, "slstm": 2}
-_CELL = struct.Struct("32q")
+_CELL, _STEP = struct.Struct("32q"), struct.Struct("18q")
 
 
 def _cell_head(
@@ -59,6 +68,20 @@ def cell(
     record = _CELL.pack(*head, *matrix, *view_of(y), *states, scratch.data_ptr(), *(0,) * 11)
     call("cell_forward", record)
     return y, state_n
+
+
+def cell_step(
+    kind: str, gates: Tensor, recurrent: Tensor, bias: Tensor | None, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(y, state_n) of one step from gates [B, parts * H] and recurrent [B, heads, parts * C], h through the
+    weights; each part of state [B, H]; all but gates contiguous and in the state's dtype (unchecked)."""
+    (batch, width), heads, gates = state[0].shape, recurrent.shape[1], flat_rows(gates)
+    y, last = gates.new_empty(batch, width), tuple(torch.empty_like(x) for x in state)
+    fields = (CELLS[kind], DTYPES[gates.dtype], batch, heads, width, *rows_of(gates))
+    rest = (0,) * (4 - len(state))
+    states = (*map(pointer, state), *rest, *map(pointer, last), *rest)
+    call("cell_step", _STEP.pack(*fields, recurrent.data_ptr(), pointer(bias), *states, y.data_ptr()))
+    return y, last
 
 
 def cell_backward(

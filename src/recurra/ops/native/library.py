@@ -26,6 +26,7 @@ EXPORTS = (
     "conv_backward",
     "cell_forward",
     "cell_backward",
+    "cell_step",
     "conv_step",
     "norm_forward",
     "norm_backward",

@@ -3,10 +3,12 @@
 import struct
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recurra.ops.native.layout import advise, as_rows, pointer, view_of
 from recurra.ops.native.library import DTYPES, call, require, threads_for
+from recurra.ops.native.tape import replaced
 
 SEGMENT = 64  # kOuterSegment in csrc/abi.h
 _OUTER = struct.Struct("9qd53q")
@@ -64,7 +66,7 @@ def outer(
     inputs, state = _laid_out(inputs), tuple(x.contiguous() for x in state)
     (batch, time, heads, keys), v, c = inputs[0].shape, inputs[2], state[0]
     gate = None if gate is None else _laid_out((gate,))[0]
-    y, last = advise(v.new_empty(v.shape)), tuple(x.new_empty(x.shape) for x in state)
+    y, last = advise(v.new_empty(v.shape)), state if replaced(*state) else tuple(map(torch.empty_like, state))
     segments = -(-time // SEGMENT) if keep else 0
     entering = advise(c.new_empty(batch * heads * segments * keys * (v.shape[3] + 1)))
     head = _head(inputs, gate, bonus, masks, scale)

@@ -24,7 +24,7 @@ GATES = {
     "minlstm_unnormalized_tanh": 9,
 }
 _SCAN = struct.Struct("37q")
-_LAYER_STEP = struct.Struct("33q 112x")  # a Matvec, and a Scan whose backward fields stay zero
+_LAYER_STEP = struct.Struct("36q 112x")  # a Matvec, and a Scan whose backward fields stay zero
 
 
 def scan(

@@ -28,11 +28,13 @@ class Tape(TorchDispatchMode):
 
     The same addresses are read and written each time: inputs are to be written in place. Raises
     NotRecordableError where torch computes anything, for a replay would miss it; what it computes of
-    parameters that seldom change may come by way of `unrecorded` and `constant`.
+    parameters that seldom change may come by way of `unrecorded` and `constant`. What is `replaced` by
+    each replay, as a state is, kernels may write over, while they are recorded too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replaced: Sequence[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._replaced = {x.data_ptr() for x in replaced}
         self._calls: list[tuple[str, bytes]] = []
         self._kept: list[Any] = []
         self._sources: list[Tensor] = []
@@ -66,6 +68,10 @@ class Tape(TorchDispatchMode):
     def keep(self, *tensors: Tensor) -> None:
         """Hold these too: what a kernel reads must not be freed."""
         self._kept.extend(tensors)
+
+    def replaces(self, *tensors: Tensor) -> bool:
+        """True where all of these may be written over."""
+        return all(x.data_ptr() in self._replaced or not x.numel() for x in tensors)
 
     def copy(self, to: Tensor, source: Tensor) -> None:
         """Append a copy of `source`, contiguous like `to`, without making it now."""
@@ -135,6 +141,11 @@ def constant(value: Any, sources: Sequence[Tensor]) -> None:
     """Tell the tape that is being recorded, if one is, that `value` was computed of `sources`."""
     if recording():
         tapes.tape.constant(value, sources)
+
+
+def replaced(*tensors: Tensor) -> bool:
+    """True where a tape that is being recorded lets a kernel write over all of these."""
+    return recording() and tapes.tape.replaces(*tensors)
 
 
 def _views(func: Any) -> bool:
