@@ -1,5 +1,7 @@
 """The experiments as laws over their table: every run can be made, is matched, costed, and has its tags."""
 
+from pathlib import Path
+
 import pytest
 
 from recurra.papers.experiment import SCALES, TRUST, grid
@@ -7,6 +9,7 @@ from recurra.papers.figures import FIGURES
 from recurra.papers.matching import TOLERANCE, frozen, matched, parameters
 from recurra.papers.table import EXPERIMENTS
 
+RESULTS = Path(__file__).parents[2] / "results" / "reproduce"
 every = pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=list(EXPERIMENTS))
 
 
@@ -59,7 +62,18 @@ def test_figures_are_known(e):
 
 def test_the_small_scale_fits_the_budget():
     minutes = sum(run.minutes for e in EXPERIMENTS.values() for run in grid(e, "small"))
-    assert minutes <= 8 * 60
+    assert minutes <= 11 * 60
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for path in RESULTS.glob("*/*/*.json")}),
+    ids=lambda f: f"{f.parent.name}-{f.name}",
+)
+def test_results_belong_to_runs(folder):
+    """A name holds a hash of the options: where those change, the results of finished runs are lost."""
+    names = {run.name for run in grid(EXPERIMENTS[folder.parent.name], folder.name)}
+    assert {path.stem for path in folder.glob("*.json")} <= names
 
 
 def test_unknown_rows_are_named():
