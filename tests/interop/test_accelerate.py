@@ -11,6 +11,7 @@ from torch import nn
 import recurra
 from interop.twins import MODELS, build
 from recurra.interop.accelerated import steps
+from recurra.ops import native
 
 FAMILIES = ["mamba", "rwkv", "xlstm"]
 
@@ -195,7 +196,7 @@ def test_steps_are_recorded_for_each_cache_and_forgotten_with_it(twins):
         texts = [(m, m(x[:1, t : t + 1], use_cache=True, **cache_of(out))) for m, out in texts]
         for (_, got), (_, want) in zip(texts[::2], texts[1::2], strict=True):
             same(got.logits, want.logits)
-    assert len(recorded(twins[0])) == 4
+    assert len(recorded(twins[0])) == (4 if native.available() else 0)
     del texts, got, want
     gc.collect()
     assert not recorded(twins[0])
@@ -210,7 +211,10 @@ def test_weights_that_change_are_seen(twins):
         for t in range(4, 8):
             out = model(x[:, t : t + 1], use_cache=True, **cache_of(out))
             for p in model.parameters():
-                p.mul_(1.01)
+                if t % 2:
+                    p.mul_(1.01)
+                else:
+                    p.data = 1.01 * p
         outs.append(out.logits)
     same(*outs)
 
@@ -417,6 +421,7 @@ class Own(torch.Tensor):
     """A tensor of another kind, as quantised ones are."""
 
 
+@torch.no_grad()
 def test_tensors_of_another_kind_take_the_models_own_code(monkeypatch):
     model = build("mamba")
     recurra.accelerate(model)
@@ -425,8 +430,10 @@ def test_tensors_of_another_kind_take_the_models_own_code(monkeypatch):
     called = []
     forward = type(layer.mixer).forward
     monkeypatch.setattr(type(layer.mixer), "forward", lambda *a, **k: called.append(0) or forward(*a, **k))
-    model(tokens(1, 5))
+    out = model(tokens(1, 5))
     assert len(called) == 2
+    model(tokens(1, 1), **cache_of(out))
+    assert len(called) == 4
 
 
 def test_unknown_models_are_named():

@@ -99,16 +99,15 @@ def block(
 def _steps(module: Any, recordings: Recordings, layer: Any) -> Steps | None:
     """From what the cache holds, whoever wrote it: a beam search gives it new tensors at every token."""
     places = layer.conv_states, layer.recurrent_states
-    given = [place[0].mT for place in places]
 
     def begin() -> Steps:
-        memory = (x.clone(memory_format=torch.contiguous_format) for x in given)
+        memory = (place[0].mT.clone(memory_format=torch.contiguous_format) for place in places)
         return Steps(module, partial(_step, module, Kept()), *memory)
 
     steps = recordings.of(layer, (), module, begin)
-    for place, x, memory in zip(places, given, () if steps is None else steps.state, strict=False):
-        if x.data_ptr() != memory.data_ptr():
-            place[0] = memory.copy_(x).mT
+    for place, memory in zip(places, () if steps is None else steps.state, strict=False):
+        if place[0].data_ptr() != memory.data_ptr():
+            place[0] = memory.copy_(place[0].mT).mT
     return steps
 
 

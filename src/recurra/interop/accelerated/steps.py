@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
+from recurra.interop.accelerated.general import usual
 from recurra.ops import native
 from recurra.ops.native import NotRecordableError, Tape
 
@@ -22,12 +23,13 @@ class Steps:
     """
 
     def __init__(self, module: nn.Module, step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> None:
-        self.state, self._step, self._weight = state, step, next(module.parameters())
+        self.state, self._step, self._weights = state, step, list(module.parameters())
         self._tape: Tape | None = None
         self._place: Any = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        place = x.shape, x.dtype, self._weight.data_ptr(), native.threads_for(native.PARALLEL)
+        weights = list(map(Tensor.data_ptr, self._weights))
+        place = x.shape, x.dtype, weights, native.threads_for(native.PARALLEL)
         if place != self._place or (self._tape is not None and self._tape.stale):
             self._place, self._tape = place, self._recorded(x)
         if self._tape is None:
@@ -49,7 +51,8 @@ class Steps:
                 tape.copy(old, new)
         except NotRecordableError:
             return None
-        tape.keep(self._weight.detach())
+        # Their memory too: it is read at these addresses, whatever becomes of the parameters.
+        tape.keep(*(p.detach() for p in self._weights))
         return tape
 
 
@@ -67,10 +70,10 @@ class Recordings:
         self, key: Any, sources: Sequence[Tensor], module: nn.Module, begin: Callable[[], Steps]
     ) -> Steps | None:
         """The steps of what belongs to `key`, begun anew where the sources are other tensors than they were;
-        None where hooks wait for a part of the block to be called."""
+        None where weights are of another kind, or hooks wait for a part of the block to be called."""
         old, steps = self._known.get(key, (None, None))
         if old is None or not all(map(is_, old, sources)):
-            steps = None if _watched(module) else begin()
+            steps = begin() if usual(*module.parameters()) and not _watched(module) else None
             self._known[key] = tuple(sources), steps
         return cast("Steps | None", steps)
 
