@@ -27,7 +27,7 @@ def mixer(
     direct = (module.conv1d.weight, module.A_log, module.D, module.dt_proj.weight, module.dt_proj.bias)
     layer = _layer(module, cache_params)
     fresh = cache_params is None or (layer is not None and not layer.has_previous_state[0])
-    if not fresh or module.dt_proj.bias is None or not usual(hidden_states, attention_mask, *direct):
+    if not fresh or not usual(hidden_states, attention_mask, *direct):
         y: Tensor = type(module).forward(module, hidden_states, cache_params, attention_mask)
         return y
     x = _masked(hidden_states, attention_mask)
@@ -39,7 +39,8 @@ def mixer(
     sizes = [module.time_step_rank, module.ssm_state_size, module.ssm_state_size]
     r, B, C = module.x_proj(u).split(sizes, -1)
     delta = project(r, module.dt_proj.weight)
-    y, state = selective(u, delta, _rates(module), B, C, module.D, module.dt_proj.bias, z)
+    bias = _or_zeros(module.dt_proj.bias, module.D)
+    y, state = selective(u, delta, _rates(module), B, C, module.D, bias, z)
     if layer is not None:
         layer.update_recurrent_state(state.h.mT)
     out: Tensor = module.out_proj(y.to(hidden_states.dtype))
@@ -60,6 +61,10 @@ def _rates(module: Any) -> Tensor:
     """A [D, N], in at least fp32."""
     A_log: Tensor = module.A_log
     return -A_log.to(state_dtype(A_log.dtype)).exp()
+
+
+def _or_zeros(bias: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if bias is None else bias
 
 
 def _layer(module: Any, cache_params: Any) -> Any:
@@ -85,9 +90,8 @@ def block(
 ) -> Tensor:
     """MambaBlock's: a step where a cache goes on, else its own."""
     layer = _layer(module, cache_params) if attention_mask is None and stepping(hidden_states) else None
-    steps = None
-    if layer is not None and layer.has_previous_state[0] and module.mixer.dt_proj.bias is not None:
-        steps = _steps(module, recordings, layer)
+    going = layer is not None and layer.has_previous_state[0]
+    steps = _steps(module, recordings, layer) if going else None
     if steps is None:
         y: Tensor = type(module).forward(
             module, hidden_states, cache_params=cache_params, attention_mask=attention_mask
@@ -120,14 +124,14 @@ class _Constants(NamedTuple):
 
 
 def _constants(module: Any) -> _Constants:
-    weight, bias, dt = module.conv1d.weight[:, 0], module.conv1d.bias, module.dt_proj
+    weight, D, dt = module.conv1d.weight[:, 0], module.D, module.dt_proj
     # A cache holds one input more than the convolution reads: it meets a zero.
     taps = pad(weight, (1, 0)).t().contiguous()
     A = _rates(module).t().contiguous()
     return _Constants(
         taps,
-        torch.zeros_like(module.D) if bias is None else bias,
-        StepParameters(dt.weight.t().contiguous(), A, module.D.to(A.dtype), dt.bias.to(A.dtype)),
+        _or_zeros(module.conv1d.bias, D),
+        StepParameters(dt.weight.t().contiguous(), A, D.to(A.dtype), _or_zeros(dt.bias, D).to(A.dtype)),
     )
 
 

@@ -28,9 +28,8 @@ class Steps:
         self._place: Any = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        weights = list(map(Tensor.data_ptr, self._weights))
-        place = x.shape, x.dtype, weights, native.threads_for(native.PARALLEL)
-        if place != self._place or (self._tape is not None and self._tape.stale):
+        place = x.shape, x.dtype, native.marks(self._weights), native.threads_for(native.PARALLEL)
+        if place != self._place:
             self._place, self._tape = place, self._recorded(x)
         if self._tape is None:
             y, *after = self._step(x, *self.state)
@@ -73,9 +72,14 @@ class Recordings:
         None where weights are of another kind, or hooks wait for a part of the block to be called."""
         old, steps = self._known.get(key, (None, None))
         if old is None or not all(map(is_, old, sources)):
-            steps = begin() if usual(*module.parameters()) and not _watched(module) else None
+            steps = begin() if _plain(module) and not _watched(module) else None
             self._known[key] = tuple(sources), steps
         return cast("Steps | None", steps)
+
+
+def _plain(module: nn.Module) -> bool:
+    # Tensors of inference mode do not count what is written to them.
+    return all(usual(p) and not p.is_inference() for p in module.parameters())
 
 
 def _watched(module: nn.Module) -> bool:
