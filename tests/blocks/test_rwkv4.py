@@ -165,6 +165,8 @@ def test_a_trained_model(tmp_path: Path) -> None:
     tokens = torch.tensor([list(b'"in')])
     logits, _ = model(tokens)
     close(logits[0, -1], want)
+    recurra.to_transformers(model, tmp_path)
+    close(RwkvForCausalLM.from_pretrained(tmp_path)(tokens).logits[0, -1], want)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,19 @@ def test_parts(tmp_path: Path) -> None:
     close(recurra.from_transformers(tmp_path)(x)[0], logits(peer, x))
 
 
+def test_older_names(tmp_path: Path) -> None:
+    """An embedding of another name, and tensors that are no parameters."""
+    for kind in ("mamba", "llama"):
+        peer, x = PEERS[kind].saved(tmp_path), tokens()
+        weights = load_file(tmp_path / WEIGHTS)
+        if kind == "mamba":
+            weights["backbone.embedding.weight"] = weights.pop("backbone.embeddings.weight")
+        else:
+            weights["model.layers.1.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
+        save_file(weights, tmp_path / WEIGHTS)
+        close(recurra.from_transformers(tmp_path)(x)[0], logits(peer, x))
+
+
 def test_a_file_of_torch(tmp_path: Path) -> None:
     peer, x = PEERS["rwkv"].saved(tmp_path), tokens()
     torch.save(load_file(tmp_path / WEIGHTS), tmp_path / "pytorch_model.bin")
