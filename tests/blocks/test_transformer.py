@@ -176,6 +176,8 @@ def test_rows_of_unequal_length_meet() -> None:
         ("inner", {"inner": -1}),
         ("inner", {"inner": 8, "mlp": 0.0}),
         ("kv_heads", {"heads": 4, "kv_heads": 3}),
+        ("head", {"heads": 4, "head": 3}),
+        ("head", {"head": 4}),
         ("eps", {"eps": float("inf")}),
         ("base", {"base": 1.0}),
         ("norm", {"norm": "batch"}),

@@ -110,7 +110,7 @@ PEERS = {
     "mistral odd": Peer(
         MistralForCausalLM,
         MistralConfig,
-        {**_LLAMA, **_NORM, "num_key_value_heads": 3, "sliding_window": 4},
+        {**_LLAMA, **_NORM, "num_key_value_heads": 3, "sliding_window": 4, "head_dim": 10},
     ),
     "qwen2": Peer(Qwen2ForCausalLM, Qwen2Config, {**_LLAMA, **_NORM, "num_key_value_heads": 1}),
 }

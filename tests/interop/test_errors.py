@@ -53,7 +53,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}
         ("llama", "rope_parameters", LLAMA3),
         ("llama", "rope_scaling", {"type": "linear", "factor": 2.0}),
         ("llama", "partial_rotary_factor", 0.5),
-        ("llama", "head_dim", 8),
+        ("llama", "head_dim", 8.0),
         ("llama", "hidden_act", "gelu_pytorch_tanh"),
         ("llama", "num_attention_heads", 0),
         ("llama", "num_key_value_heads", 2.0),

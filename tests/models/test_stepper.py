@@ -36,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "s4d without MLP": {"options": {"states": 1, "mlp": 0.0, "norm": "layer"}},
     "transformer": {},
     "transformer with a window": {"options": {"window": 3, "heads": 5, "mlp": 0.0}},
-    "transformer of one key": {"options": {"heads": 5, "kv_heads": 1, "qkv_bias": True, "out_bias": True}},
+    "transformer of one key": {"options": {"heads": 5, "kv_heads": 1, "head": 6, "qkv_bias": True}},
     "aaren": {},
     "aaren of one head without MLP": {"options": {"heads": 1, "mlp": 0.0}},
     "rwkv4": {},

@@ -22,8 +22,9 @@ class TransformerConfig:
 
     mlp: width of a two-layer MLP with as many weights; SwiGLU has three matrices, so two thirds of that;
     inner: its inner width itself, unless 0. kv_heads: keys and values, each for as many queries (arXiv
-    2305.13245), 0: as many as heads. eps: of the norms, 0: their own. bidirectional: every step sees all of
-    its row, as in an encoder; there is no state then, no step, and no window.
+    2305.13245), 0: as many as heads. head: channels of each of the heads, 0: they share the width. eps: of
+    the norms, 0: their own. bidirectional: every step sees all of its row, as in an encoder; there is no
+    state then, no step, and no window.
     """
 
     width: int
@@ -40,35 +41,41 @@ class TransformerConfig:
     mlp_bias: bool = later(False)
     eps: float = later(0.0)
     bidirectional: bool = later(False)
+    head: int = later(0)
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width must be even and at least 2, got {self.width}")
-        if self.heads < 0 or (self.heads and self.width % (2 * self.heads)):
-            raise ValueError(f"heads must divide width {self.width} into even parts, got {self.heads}")
         if self.window < 0 or not 0 <= self.mlp < float("inf"):
             raise ValueError(f"window and mlp must not be negative, got {self.window} and {self.mlp}")
         if not self.base > 1:
             raise ValueError(f"base must be greater than 1, got {self.base}")
         if self.inner < 0 or (self.inner and not self.mlp):
             raise ValueError(f"inner must not be negative, nor without an mlp, got {self.inner}")
-        if self.kv_heads < 0 or (self.kv_heads and self.queries % self.kv_heads):
-            raise ValueError(f"kv_heads must divide the heads, {self.queries}, got {self.kv_heads}")
         if self.bidirectional and self.window:
             raise ValueError(f"window must be 0 in a bidirectional block, got {self.window}")
+        self._check_heads()
         check_fields(self)
+
+    def _check_heads(self) -> None:
+        if self.head < 0 or self.head % 2 or (self.head and not self.heads):
+            raise ValueError(f"head must be even and not negative, with a number of heads, got {self.head}")
+        if self.heads < 0 or (self.heads and not self.head and self.width % (2 * self.heads)):
+            raise ValueError(f"heads must divide width {self.width} into even parts, got {self.heads}")
+        if self.kv_heads < 0 or (self.kv_heads and self.queries % self.kv_heads):
+            raise ValueError(f"kv_heads must divide the heads, {self.queries}, got {self.kv_heads}")
 
     @property
     def channels(self) -> int:
         """Of a head: even, at most 64 unless told otherwise."""
         if self.heads:
-            return self.width // self.heads
+            return self.head or self.width // self.heads
         return max(c for c in range(2, min(64, self.width) + 1, 2) if self.width % c == 0)
 
     @property
     def queries(self) -> int:
         """Heads, each with a query of its own."""
-        return self.width // self.channels
+        return self.heads or self.width // self.channels
 
     @property
     def pairs(self) -> int:
@@ -86,9 +93,9 @@ class TransformerBlock(nn.Module):
 
     Attention as in `ops.attention` (arXiv 1706.03762, section 3.2, rotary positions of 2104.09864), SwiGLU
     of 2002.05202. Departs from the paper as small models do today: norms in front, RMSNorm, rotary
-    positions, no biases, dropout on the residual branches alone. weight qkv [width + 2 kv, width] =
-    [q | k | v], heads in order, a rotary pair side by side; of several queries of a key the first of all keys
-    come before the second. Raises ValueError that names the argument.
+    positions, no biases, dropout on the residual branches alone. weight qkv [.., width] = [q | k | v], heads
+    in order, a rotary pair side by side; of several queries of a key the first of all keys come before the
+    second. Raises ValueError that names the argument.
     """
 
     # Optional submodules: torch's own types know of none.
@@ -100,8 +107,9 @@ class TransformerBlock(nn.Module):
         self.config = config
         width, eps, norm = config.width, config.eps, NORMS[config.norm]
         self.norm = norm(width, eps)
-        self.qkv = Linear(width, width + 2 * config.pairs * config.channels, bias=config.qkv_bias)
-        self.out = Linear(width, width, bias=config.out_bias)
+        read, kept = config.queries * config.channels, 2 * config.pairs * config.channels
+        self.qkv = Linear(width, read + kept, bias=config.qkv_bias)
+        self.out = Linear(read, width, bias=config.out_bias)
         self.mlp_norm = norm(width, eps) if config.mlp else None
         self.mlp = SwiGLU(width, config.hidden, config.mlp_bias) if config.mlp else None
 

@@ -22,9 +22,9 @@ def _swapped(x: Tensor, axis: int, *sizes: int) -> Tensor:
 def _split(x: Tensor, config: Any) -> Sequence[Tensor]:
     """q, k and v of rows [q | k | v]: a rotary pair lies side by side here, and half a head apart there; the
     queries of a key lie side by side there."""
-    heads, channels = config.pairs, config.channels
-    q, k, v = x.split([config.width, heads * channels, heads * channels])
-    return _swapped(_by_key(q, config), 0, config.queries, -1, 2, 1), _swapped(k, 0, heads, -1, 2, 1), v
+    heads = config.queries, config.pairs, config.pairs
+    q, k, v = x.split([n * config.channels for n in heads])
+    return _swapped(_by_key(q, config), 0, heads[0], -1, 2, 1), _swapped(k, 0, heads[1], -1, 2, 1), v
 
 
 def _join(xs: Sequence[Tensor], config: Any) -> Tensor:
@@ -87,8 +87,9 @@ def _plain_rope(value: Any, theirs: Config) -> bool:
     return isinstance(base, int | float) and all(known.get(key) == x for key, x in rest.items())
 
 
-def _whole_heads(value: Any, theirs: Config) -> bool:
-    return value is None or value * theirs["num_attention_heads"] == theirs["hidden_size"]
+def _head(value: int | None, theirs: Config) -> int:
+    """0 where heads share the width."""
+    return 0 if value is None or value * theirs["num_attention_heads"] == theirs["hidden_size"] else value
 
 
 _OPTIONAL = (int, type(None))
@@ -99,7 +100,7 @@ _KEYS: tuple[Field | Must, ...] = (
     Must("rope_parameters", None, _plain_rope),
     Must("rope_scaling", None, _plain_rope),
     Must("partial_rotary_factor", 1.0),
-    Must("head_dim", None, _whole_heads),
+    Field("head_dim", None, "head", _head, lambda model: model.blocks[0].config.channels, _OPTIONAL),
     Must("hidden_act", "silu"),
 )
 
