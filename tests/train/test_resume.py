@@ -59,7 +59,9 @@ def test_after_an_exception(text, small, model, losses, stop_at, tmp_path, optio
 @pytest.mark.parametrize("task", [name for name in TASKS if name != "text"])
 def test_of_every_task(small, model, losses, stop_at, tmp_path, task):
     config = small(task=task, context=24, steps=3, every=2)
-    data = parse(task).prepare(None, tmp_path, "byte", 0, None)
+    source = tmp_path / "pairs.tsv"
+    source.write_text("".join(f"{i}\t{i + 1}\n" for i in range(120)))
+    data = parse(task).prepare(str(source) if task == "translation" else None, tmp_path, "byte", 0, None)
     kind = data.size, data.channels
     fit(model(config, *kind), data, config, tmp_path / "unbroken")
     stop_at(1)
