@@ -32,7 +32,7 @@ def _bare(name: str) -> dict[str, Any]:
     bare = {"conv": conv, "mlp": 0.0, "expansion": 1.5, "norm": "layer", "window": 3}
     of_layer = {
         "mingru": {"learned_state": True},
-        "minlstm": {"learned_state": True, "normalized": False},
+        "minlstm": {"learned_state": True, "normalized": False, "input_bias": -1.0},
         "slstm": {"heads": 2},
         "mamba": {"bias": True, "eps": 1e-3},
         "rwkv4": {"eps": 1e-3},

@@ -60,6 +60,20 @@ def test_forget_bias(layer: Any, sign: int) -> None:
     assert (moved(x, h_0)[0] > plain(x, h_0)[0]).all()
 
 
+def test_input_bias() -> None:
+    """With it normalised gates remember: what is kept is f / (f + i)."""
+    torch.manual_seed(5)
+    plain = MinLSTMLayer(INPUT, HIDDEN)
+    torch.manual_seed(5)
+    moved = MinLSTMLayer(INPUT, HIDDEN, forget_bias=4.0, input_bias=-4.0)
+    difference = (moved.bias_ih - plain.bias_ih).detach().split(HIDDEN)
+    close(difference[2], torch.full((HIDDEN,), -4.0), eps=8)
+    h_0 = LinearState(torch.full((1, HIDDEN), 100.0))
+    assert (moved(torch.zeros(1, 1, INPUT), h_0)[0] > 95).all()
+    with pytest.raises(ValueError, match="input_bias is added to the bias"):
+        MinLSTMLayer(INPUT, HIDDEN, bias=False, input_bias=-1.0)
+
+
 @every_gated
 def test_learned_start(kind: Kind) -> None:
     layer, x = kind.layer(), torch.randn(2, 4, INPUT)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
+from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows, later
 from recurra.layers.table import LAYERS
 from recurra.ops.gated import CANDIDATES
 from recurra.ops.linear import state_dtype
@@ -20,7 +20,10 @@ __all__ = ["MinRNNBlock", "MinRNNConfig"]
 _GATED = ("mingru", "minlstm")
 _CARRIED = (*_GATED, "gru", "lstm")
 # Which layers have a choice.
-_CHOICES = {"candidate": _GATED, "forget_bias": _GATED, "learned_state": _GATED, "normalized": ("minlstm",)}
+_CHOICES = {
+    **dict.fromkeys(("candidate", "forget_bias", "learned_state"), _GATED),
+    **dict.fromkeys(("normalized", "input_bias"), ("minlstm",)),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class MinRNNConfig:
     forget_bias: float = 0.0
     learned_state: bool = False
     normalized: bool = True
+    input_bias: float = later(0.0)
 
     def __post_init__(self) -> None:
         self._check_names()

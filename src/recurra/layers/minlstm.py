@@ -17,7 +17,8 @@ class MinLSTMLayer(LinearLayer):
 
     "Were RNNs All We Needed?" (arXiv 2410.01201, section 3.2; g: appendix B). normalized:
     f' = f/(f+i), i' = i/(f+i), so that h stays within its candidates; else f' = f, i' = i, and it can
-    grow. weight_ih [3H, I] = [W_k | W_f | W_i]; forget_bias is added to b_f. The rest as `MinGRULayer`.
+    grow. weight_ih [3H, I] = [W_k | W_f | W_i]; forget_bias is added to b_f, input_bias to b_i: normalised
+    gates remember for long only where i begins near 0 too. The rest as `MinGRULayer`.
     """
 
     PARTS: ClassVar[int] = 3
@@ -32,11 +33,15 @@ class MinLSTMLayer(LinearLayer):
         candidate: str = "positive",
         normalized: bool = True,
         forget_bias: float = 0.0,
+        input_bias: float = 0.0,
         learned_state: bool = False,
         reverse: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if input_bias and not bias:
+            raise ValueError(f"input_bias is added to the bias: {input_bias} needs bias=True")
+        self.input_bias = input_bias
         super().__init__(
             input_size,
             hidden_size,
@@ -49,6 +54,13 @@ class MinLSTMLayer(LinearLayer):
             dtype=dtype,
         )
         self.normalized = normalized
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        super().reset_parameters()
+        if self.bias_ih is not None:
+            with torch.no_grad():
+                self.bias_ih[2 * self.hidden_size :].add_(self.input_bias)
 
     @property
     def fusion(self) -> str:
@@ -68,4 +80,4 @@ class MinLSTMLayer(LinearLayer):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, normalized={self.normalized}"
+        return f"{super().extra_repr()}, normalized={self.normalized}, input_bias={self.input_bias}"

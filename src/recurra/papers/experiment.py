@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from recurra.papers.matching import frozen, matched
@@ -43,12 +43,14 @@ class Published(NamedTuple):
 class Scale:
     """What all runs of a scale are told, how many seeds they take, and what a run is expected to cost.
 
-    minutes: of two cores, by the names of rows; one number a column, or one for all columns.
+    minutes: of two cores, by the names of rows; one number a column, or one for all columns. rows: what some
+    rows are told besides, at this scale alone.
     """
 
     options: Options
     seeds: int
     minutes: Mapping[str, float | tuple[float, ...]]
+    rows: Mapping[str, Options] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone: its tables can't be hashed
@@ -119,7 +121,8 @@ class Run(NamedTuple):
 
     def _told(self, row: str) -> dict[str, Any]:
         e = self.experiment
-        return {**e.scales[self.scale].options, **e.columns[self.column], **e.rows[row]}
+        scale = e.scales[self.scale]
+        return {**scale.options, **e.columns[self.column], **e.rows[row], **scale.rows.get(row, {})}
 
 
 def grid(
