@@ -48,13 +48,6 @@ class _Beams(NamedTuple):
     def width(self) -> int:
         return self.scores.shape[1]
 
-    def of(self, sources: Tensor) -> "_Beams":
-        """Those of some of the sources."""
-        places = torch.arange(self.width, device=sources.device)
-        state = states.select(self.state, (sources[:, None] * self.width + places).flatten())
-        rows, scores, tokens, following = (x[sources] for x in self[:4])
-        return _Beams(rows, scores, tokens, following, state)
-
 
 @torch.no_grad()
 def beam_search(
@@ -79,7 +72,7 @@ def beam_search(
             going_on = _may_improve(beams, found, reach) & (left > 0)
             if not going_on.any():
                 break
-            beams = _read(model, beams, parents).of(going_on.nonzero().flatten())
+            beams = _read(model, beams, parents, going_on.nonzero().flatten())
     return [sorted(kept, key=lambda h: -h.score)[:beam] for kept in found]
 
 
@@ -137,11 +130,17 @@ def _may_improve(beams: _Beams, found: list[list[Hypothesis]], normalisers: list
     return ~torch.tensor(done, dtype=torch.bool, device=beams.rows.device)
 
 
-def _read(model: Any, beams: _Beams, parents: Tensor) -> _Beams:
-    """The beams after the model has read their last tokens, from the states of their parents."""
-    before = (torch.arange(len(parents), device=parents.device)[:, None] * beams.width + parents).flatten()
-    logits, state = model.step(beams.tokens[..., -1].flatten(), states.select(beams.state, before))
-    return beams._replace(following=logits.float().log_softmax(-1).unflatten(0, parents.shape), state=state)
+def _read(model: Any, beams: _Beams, parents: Tensor, which: Tensor) -> _Beams:
+    """The beams of some sources, of which the model has read the last tokens, from their parents' states."""
+    rows, scores, tokens = (x[which] for x in (beams.rows, beams.scores, beams.tokens))
+    before = (which[:, None] * beams.width + parents[which]).flatten()
+    if len(which) == len(parents):  # what is remembered of a source is the same for all of its beams
+        state = beams.state._replace(blocks=states.select(beams.state.blocks, before))
+    else:
+        state = states.select(beams.state, before)
+    logits, state = model.step(tokens[..., -1].flatten(), state)
+    following = logits.float().log_softmax(-1).unflatten(0, scores.shape)
+    return _Beams(rows, scores, tokens, following, state)
 
 
 def _give_up(beams: _Beams, which: Tensor, found: list[list[Hypothesis]], normaliser: float) -> None:
@@ -160,7 +159,7 @@ def sample(
     sampler.check()
     generator = None if seed is None else torch.Generator(source.device).manual_seed(seed)
     token, drawn = torch.full((len(source),), limits.begin, device=source.device), []
-    seen: Tensor | None = None
+    ended, seen = torch.zeros_like(token, dtype=torch.bool), None
     with evaluating(model):
         state = model.encode(source, lengths)
         for _ in range(int(limits.each(source).max())):
@@ -170,7 +169,8 @@ def sample(
                 seen = torch.zeros_like(logits, dtype=torch.bool) if seen is None else seen
                 seen = seen.scatter(1, token[:, None], True)
             drawn.append(token)
-            if bool(torch.stack(drawn).eq(limits.end).any(0).all()):
+            ended |= token == limits.end
+            if ended.all():
                 break
     rows = zip(torch.stack(drawn, 1).tolist(), limits.each(source).tolist(), strict=True)
     return [_ended(row[:longest], limits.end) for row, longest in rows]
