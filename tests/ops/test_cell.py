@@ -15,7 +15,8 @@ from torch.library import opcheck
 from ops.recurrences import LAYOUTS, MASKS, NATIVE, REAL, Case, draw_masks, pairings, widen
 from recurra import ops
 from recurra.ops import native
-from recurra.ops.cell import BACKWARD, CELLS, OP, cell_loop, cell_native
+from recurra.ops.cell import BACKWARD, OP, cell_native
+from recurra.ops.cell_forms import CELLS, cell_loop
 from tools import close
 
 Form = Callable[..., tuple[Tensor, Tensor]]

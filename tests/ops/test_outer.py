@@ -10,7 +10,8 @@ from torch.library import opcheck
 
 from recurra import ops, state
 from recurra.ops import native
-from recurra.ops.outer import BACKWARD, OP, Inputs, outer_loop, outer_open, outer_step, take_outer_step
+from recurra.ops.outer import BACKWARD, OP, take_outer_step
+from recurra.ops.outer_forms import Inputs, outer_loop, outer_open, outer_step
 from recurra.state import OuterState
 from recurrences import LAYOUTS, NATIVE, Case, draw_masks
 from tools import TOLERANCE, close

@@ -9,9 +9,11 @@ from torch import Tensor
 from recurra.ops import native
 from recurra.ops.block_product import block_product
 from recurra.ops.causal_conv import causal_conv_step, conv_step
-from recurra.ops.cell import CELLS, take_cell_step
+from recurra.ops.cell import take_cell_step
+from recurra.ops.cell_forms import CELLS
 from recurra.ops.diagonal import diagonal_step, from_planes, layer_step
-from recurra.ops.outer import Inputs, outer_step, take_outer_step
+from recurra.ops.outer import take_outer_step
+from recurra.ops.outer_forms import Inputs, outer_step
 from recurra.ops.selective import StepParameters, selective_step
 from recurra.ops.selective import layer_step as selective_layer_step
 from recurra.ops.softmax import softmax_step, take_step

@@ -6,134 +6,20 @@ see each other. The C++ loop keeps nothing but y for its backward pass: all h ar
 large product gives the recurrent parts of all gates again.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from recurra.ops import native
 from recurra.ops.block_product import block_product
+from recurra.ops.cell_forms import CELLS, by_heads, cell_loop, of_heads, recurrent
 from recurra.ops.linear import start, state_dtype, states_before
-from recurra.ops.loop import unroll
 from recurra.ops.masks import check
-from recurra.ops.project import project
 from recurra.ops.registry import define, pullback, transforms_active, uncast, unobserved
 from recurra.state import GRUState, LinearState, LSTMState, SLSTMState
 
-__all__ = [
-    "CELLS",
-    "cell_loop",
-    "cell_native",
-    "gru",
-    "gru_step",
-    "in_state_dtype",
-    "lstm",
-    "lstm_step",
-    "slstm",
-    "slstm_step",
-    "take_cell_step",
-]
-
-
-def _recurrent(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W_hh h + b_hh in the dtype of h, also under autocast."""
-    bias = None if bias is None else bias.to(h.dtype)
-    with uncast(h.device):
-        if weight.ndim == 2:
-            return project(h, weight.to(h.dtype), bias)
-        w: Tensor = _of_heads(_by_heads(h, weight) @ weight.to(h.dtype).mT, weight)
-    return w if bias is None else w + bias
-
-
-def _by_heads(h: Tensor, weight: Tensor) -> Tensor:
-    """[heads, B, C] of h [B, heads * C], for a weight [heads, parts * C, C]."""
-    h = h.unflatten(-1, (len(weight), -1))
-    return h.transpose(0, 1)
-
-
-def _of_heads(w: Tensor, weight: Tensor) -> Tensor:
-    """[B, parts * heads * C], as gates lie, of w [heads, B, parts * C]."""
-    w = w.unflatten(-1, (-1, weight.shape[-1]))
-    return w.permute(1, 2, 0, 3).flatten(1)
-
-
-def gru_step(
-    gates: Tensor, state: GRUState, weight_hh: Tensor, bias_hh: Tensor | None = None
-) -> tuple[Tensor, GRUState]:
-    """h_t = (1 - z) n + z h_{t-1} with r, z = sigmoid(x + w) and n = tanh(x_n + r w_n): the definition."""
-    x_r, x_z, x_n = gates.to(state.h.dtype).chunk(3, -1)
-    w_r, w_z, w_n = _recurrent(state.h, weight_hh, bias_hh).chunk(3, -1)
-    r, z = (x_r + w_r).sigmoid(), (x_z + w_z).sigmoid()
-    h = (1 - z) * (x_n + r * w_n).tanh() + z * state.h
-    return h.to(gates.dtype), GRUState(h)
-
-
-def lstm_step(
-    gates: Tensor, state: LSTMState, weight_hh: Tensor, bias_hh: Tensor | None = None
-) -> tuple[Tensor, LSTMState]:
-    """c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g), h_t = sigmoid(o) tanh(c_t): the definition."""
-    i, f, g, o = (gates.to(state.h.dtype) + _recurrent(state.h, weight_hh, bias_hh)).chunk(4, -1)
-    c = f.sigmoid() * state.c + i.sigmoid() * g.tanh()
-    h = o.sigmoid() * c.tanh()
-    return h.to(gates.dtype), LSTMState(h, c)
-
-
-def slstm_step(
-    gates: Tensor, state: SLSTMState, weight_hh: Tensor, bias_hh: Tensor | None = None
-) -> tuple[Tensor, SLSTMState]:
-    """c_t = f c_{t-1} + i tanh(z), n_t = f n_{t-1} + i, h_t = sigmoid(o) c_t / n_t: the definition.
-
-    i = exp(i~ - m_t) and f = exp(log sigmoid(f~) + m_{t-1} - m_t), m_t the larger of both exponents, so that
-    none is above 0. Where n_{t-1} is 0, nothing has been read: m_{t-1} stands for -infinity.
-    """
-    i, f, z, o = (gates.to(state.h.dtype) + _recurrent(state.h, weight_hh, bias_hh)).chunk(4, -1)
-    before = logsigmoid(f) + state.m.masked_fill(state.n == 0, -torch.inf)
-    m = torch.maximum(before, i)
-    i, f = (i - m).exp(), (before - m).exp()
-    c, n = f * state.c + i * z.tanh(), f * state.n + i
-    h = o.sigmoid() * c / n
-    return h.to(gates.dtype), SLSTMState(h, c, n, m)
-
-
-class Cell(NamedTuple):
-    """A row of cells: its parts of a gate, its step, and what it carries, h first."""
-
-    parts: int
-    step: Callable[..., tuple[Tensor, Any]]
-    state: type[GRUState] | type[LSTMState] | type[SLSTMState]
-
-
-CELLS: dict[str, Cell] = {
-    "gru": Cell(3, gru_step, GRUState),
-    "lstm": Cell(4, lstm_step, LSTMState),
-    "slstm": Cell(4, slstm_step, SLSTMState),
-}
-
-
-# ----------------------------------------------------------------------------------------------
-# The forms. weight, bias and state [states, B, H] in the state's dtype; they return (y, state_n).
-
-
-def cell_loop(
-    gates: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    state: Tensor,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cell: str,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """Plain torch: the step, once after the other. Differentiable any number of times."""
-    if not gates.shape[1]:
-        return gates[..., : state.shape[-1]].clone(), state.clone()
-    step = partial(CELLS[cell].step, weight_hh=weight, bias_hh=bias)
-    first = CELLS[cell].state(*state.unbind(0))
-    y, last = unroll(step, (gates,), first, reset, lengths, reverse=reverse)
-    return y, torch.stack(last)
+__all__ = ["cell_native", "gru", "in_state_dtype", "lstm", "slstm", "take_cell_step"]
 
 
 def cell_native(
@@ -176,19 +62,19 @@ def _native_backward(
 def _every_recurrent(before: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """W_hh h + b_hh of every h [N, H]; of heads [heads, N, parts * C], which spares a copy."""
     if weight.ndim == 2:
-        return _recurrent(before, weight, bias)
+        return recurrent(before, weight, bias)
     parts = bias.unflatten(0, (-1, len(weight), weight.shape[-1])).transpose(0, 1).flatten(1)
     with uncast(before.device):
-        return torch.baddbmm(parts[:, None], _by_heads(before, weight), weight.mT)
+        return torch.baddbmm(parts[:, None], by_heads(before, weight), weight.mT)
 
 
 def _matrix_gradients(dw: Tensor, before: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of weight and bias, from those of `_every_recurrent`."""
     if weight.ndim == 2:
-        return _recurrent(dw.t(), before.t(), None), dw.sum(0)
+        return recurrent(dw.t(), before.t(), None), dw.sum(0)
     with uncast(before.device):
-        dweight = dw.mT @ _by_heads(before, weight)
-    return dweight, _of_heads(dw.sum(1)[:, None], weight)[0]
+        dweight = dw.mT @ by_heads(before, weight)
+    return dweight, of_heads(dw.sum(1)[:, None], weight)[0]
 
 
 def _fake(gates: Tensor, weight: Tensor, bias: Tensor, state: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -304,8 +190,8 @@ def take_cell_step(
     if not fits or not laid or not unobserved(gates, *state, weight_hh, bias_hh):
         return CELLS[cell].step(gates, state, weight_hh, bias_hh)
     heads = weight_hh if weight_hh.ndim == 3 else weight_hh[None]
-    recurrent = block_product(state[:1], (heads[None],)).unflatten(-1, (len(heads), -1))
-    y, last = native.cell_step(cell, gates, recurrent, bias_hh, tuple(state))
+    mixed = block_product(state[:1], (heads[None],)).unflatten(-1, (len(heads), -1))
+    y, last = native.cell_step(cell, gates, mixed, bias_hh, tuple(state))
     return y, CELLS[cell].state(*last)
 
 
