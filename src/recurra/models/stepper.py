@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import RemovableHandle
 
 from recurra.ops import native
 from recurra.ops.attention import KVRoom
@@ -39,14 +40,14 @@ class RecordedStepper:
 
     Logits and state lie in the same memory at each call. Weights are read where they lay when the step was
     recorded: changes in place are seen. Once they have moved, or something `Kept` of them is not what it
-    was, or a cache has no room left, it is `stale`, not to be called again. Raises NotRecordableError where
-    the kernels can't do it all, or where somebody looks on.
+    was, or a cache has no room left, or somebody looks on, it is `stale`, not to be called again. Raises
+    NotRecordableError where the kernels can't do it all, or where somebody looks on.
     """
 
     def __init__(self, model: Any, state: Any) -> None:
         if type(model.embed) is not Embedding or _watched(model):
             raise NotRecordableError("what an embedding or a hook does in Python would be missed")
-        self._model, self._place = model, _place(model)
+        self._model, self._place, self._hooks = model, _place(model), RemovableHandle.next_id
         self._state = _own(model.blocks, state)
         self._left = min((s.room_keys.shape[2] for s in self._state if isinstance(s, KVRoom)), default=inf)
         self._embedding = model.embed.weight.detach()
@@ -77,8 +78,17 @@ class RecordedStepper:
 
     @property
     def stale(self) -> bool:
-        """True without room, once weights have moved or constants are out of date, and in a forked child."""
-        return not self._left or self._place != _place(self._model) or self._tape.stale
+        """True without room or under a hook, once weights have moved or constants are out of date, and in a
+        forked child."""
+        moved = not self._left or self._place != _place(self._model) or self._tape.stale
+        return moved or self._joined()
+
+    def _joined(self) -> bool:
+        """True where the model has hooks that it had not: torch numbers those of the whole process."""
+        newest = RemovableHandle.next_id
+        if newest != self._hooks and not _watched(self._model):
+            self._hooks = newest
+        return newest != self._hooks
 
     def __call__(self, token: Tensor) -> Tensor:
         if token.shape != self._x.shape[:1]:

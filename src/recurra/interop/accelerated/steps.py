@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from recurra.interop.accelerated.general import usual
@@ -68,12 +69,14 @@ class Recordings:
     def of(
         self, key: Any, sources: Sequence[Tensor], module: nn.Module, begin: Callable[[], Steps]
     ) -> Steps | None:
-        """The steps of what belongs to `key`, begun anew where the sources are other tensors than they were;
-        None where weights are of another kind, or hooks wait for a part of the block to be called."""
-        old, steps = self._known.get(key, (None, None))
-        if old is None or not all(map(is_, old, sources)):
+        """The steps of what belongs to `key`, begun anew where the sources are other tensors than they were,
+        or where there are hooks that there were not: torch numbers those of the whole process; None where
+        weights are of another kind, or hooks wait for a part of the block to be called."""
+        old, hooks, steps = self._known.get(key, (None, 0, None))
+        newest = RemovableHandle.next_id
+        if old is None or hooks != newest or not all(map(is_, old, sources)):
             steps = begin() if _plain(module) and not _watched(module) else None
-            self._known[key] = tuple(sources), steps
+            self._known[key] = tuple(sources), newest, steps
         return cast("Steps | None", steps)
 
 
