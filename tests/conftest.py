@@ -1,18 +1,43 @@
-"""Every test starts from the same random numbers; workers of pytest-xdist do not crowd the cores."""
+"""Every test starts from the same random numbers, on one thread; it may change both."""
 
 import os
+import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 
+from recurra.ops import native
+
 settings.register_profile("recurra", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("recurra")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+if os.environ.get("RECURRA_ISA") == "none":
+    with warnings.catch_warnings():  # said once, and here it is no surprise
+        warnings.simplefilter("ignore")
+        native.available()
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For small tensors several threads would spend their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=native.LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this machine has."""
+    before = native.level()
+    if native.select(request.param) != request.param:
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    native.select(before)

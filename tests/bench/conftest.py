@@ -3,15 +3,6 @@
 import csv
 
 import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    """The benchmarks set the number of threads; the next test gets it back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -14,16 +14,12 @@ from recurra.train.loop import _Loop
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch, tmp_path):
-    """A short text in the place of Python's own, one thread, and few windows to evaluate on."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """A short text in the place of Python's own, and few windows to evaluate on."""
     source = tmp_path / "source.py"
     source.write_text("".join(f"def f{i}(x):\n    return x + {i * i}\n" for i in range(2000)))
     monkeypatch.setattr(text, "find", lambda _: sources.Source("Python's library", [source]))
     monkeypatch.setattr(demo, "PLAN", {**demo.PLAN, "windows": 2})
     monkeypatch.setattr(demo, "WINDOWS", 4)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,23 +18,6 @@ from tools import close
 REAL = (torch.float32, torch.float64, torch.bfloat16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=native.LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.level()
-    if native.select(request.param) != request.param:
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    native.select(before)
-
-
 @NATIVE
 @pytest.mark.parametrize("name", ROWS)
 def test_recurrences(level: str, name: str) -> None:

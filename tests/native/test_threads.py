@@ -1,6 +1,6 @@
 """The number of threads changes no bit of any kernel's result."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,13 +14,6 @@ from recurra.state import ConvState, KVState
 pytestmark = NATIVE
 # Above what one thread does alone; neither the rows nor the channels divide by two.
 CASES = [Case(131, 70, "both", batch=5), Case(300, 67, "none", True, batch=1), Case(2, 9000, "reset")]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def same_bits(f: Callable[[], tuple[Tensor, ...]]) -> None:

@@ -2,7 +2,7 @@
 changes a bit. The step of sLSTM has its oracle beside its block's."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -185,15 +185,6 @@ def test_without_bias(cell: str) -> None:
 
 # ----------------------------------------------------------------------------------------------
 # What must not matter.
-
-
-@pytest.fixture(params=native.LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.level()
-    if native.select(request.param) != request.param:
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    native.select(before)
 
 
 @NATIVE
