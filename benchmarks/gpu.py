@@ -34,6 +34,8 @@ from torch import Tensor, nn
 
 import recurra
 from recurra import ops
+from recurra.bench import baselines, scan
+from recurra.bench.baselines import DTYPES
 from recurra.ops import gated, native
 from recurra.ops.linear import linear_loop, linear_parallel
 from recurra.state import LinearState
@@ -41,7 +43,6 @@ from recurra.state import LinearState
 Row = dict[str, Any]
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 warnings.filterwarnings("ignore", message="recurra runs without its native kernels")
 
 # ----------------------------------------------------------------------------------------------
@@ -225,32 +226,14 @@ def scan_shapes(toy: bool, parts: int, size: int) -> list[tuple[str, int, int, i
     return [("1 GiB", 64, long, 256), *paper, ("one row", 1, 65536, 256)]
 
 
-def scan_forward(gate: str, x: Tensor, h_0: Tensor) -> Tensor:
-    y: Tensor = gated.OP(x, h_0, None, None, gate, False)[0]
-    return y
-
-
-def scan_both(gate: str, x: Tensor, h_0: Tensor, dy: Tensor) -> None:
-    y = scan_forward(gate, x, h_0)
-    gated.BACKWARD(dy, h_0, x, h_0, y, None, None, gate, False)
-
-
 def run_scan(toy: bool, copy: float) -> Iterator[Row]:
     """The fused recurrence alone: forward; forward and backward. Bytes: every input and output once."""
     flush = torch.empty(2**12 if toy else 2**28, dtype=torch.int8, device=DEVICE)
-    for gate, dtype in product(("mingru_positive", "minlstm_positive"), ("fp32", "bf16")):
+    for gate, dtype in product(scan.GATES, ("fp32", "bf16")):
         parts, size = gated.FUSIONS[gate].parts, DTYPES[dtype].itemsize
         for name, batch, steps, width in scan_shapes(toy, parts, size):
-            x = torch.randn(batch, steps, parts * width, device=DEVICE, dtype=DTYPES[dtype])
-            dy = torch.randn(batch, steps, width, device=DEVICE, dtype=DTYPES[dtype])
-            h_0 = torch.randn(batch, width, device=DEVICE)
-            forward, both = partial(scan_forward, gate, x, h_0), partial(scan_both, gate, x, h_0, dy)
-            for work, f, count in (
-                ("forward", forward, parts + 1),
-                ("forward+backward", both, 3 * parts + 3),
-            ):
-                call = graphed(f) if CUDA else f
-                row = bench(call, 0.1, flush)
+            for work, f, count in scan.draw(gate, (batch, steps, width), DTYPES[dtype], DEVICE):
+                row = bench(graphed(f) if CUDA else f, 0.1, flush)
                 rate = count * size * batch * steps * width / row["median_ms"] / 1e6
                 place = {
                     "gate": gate,
@@ -261,7 +244,7 @@ def run_scan(toy: bool, copy: float) -> Iterator[Row]:
                     "width": width,
                 }
                 yield {**place, "work": work, **row, "gb_per_s": rate, "of_copy": rate / copy}
-            del x, dy, forward, both, f, call
+            del f
             release()
 
 
@@ -269,32 +252,10 @@ def run_scan(toy: bool, copy: float) -> Iterator[Row]:
 # The paper's figure: one layer, forward and backward, beside each meaning of "a GRU" and "an LSTM".
 
 
-class CellLoop(nn.Module):
-    """nn.GRUCell or nn.LSTMCell in a Python loop over time: the traditional layer as papers time it."""
-
-    def __init__(self, cell: type[nn.Module], width: int) -> None:
-        super().__init__()
-        self.cell = cell(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        state: Any = None
-        hs = []
-        for x_t in x.unbind(1):
-            state = self.cell(x_t, state)
-            hs.append(state[0] if isinstance(state, tuple) else state)
-        return torch.stack(hs, 1)
-
-
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "recurra.MinGRU": lambda d: recurra.MinGRU(d, d, batch_first=True),
-    "recurra.MinLSTM": lambda d: recurra.MinLSTM(d, d, batch_first=True),
-    "GRU, cuDNN": lambda d: nn.GRU(d, d, batch_first=True),
-    "LSTM, cuDNN": lambda d: nn.LSTM(d, d, batch_first=True),
-    "GRU, loop over cells": lambda d: CellLoop(nn.GRUCell, d),
-    "LSTM, loop over cells": lambda d: CellLoop(nn.LSTMCell, d),
-    "GRU, compiled loop": lambda d: torch.compile(CellLoop(nn.GRUCell, d)),
-    "LSTM, compiled loop": lambda d: torch.compile(CellLoop(nn.LSTMCell, d)),
+    name: build
+    for name, build in {**baselines.ours(), **baselines.traditional(baselines.CUDNN)}.items()
+    if name != baselines.MAMBA and not name.endswith(baselines.COMPILED_CELL)
 }
 LOOP_TIME, COMPILED_TIME = 4096, 32
 LOOP_GRAPH, LIBRARY_GRAPH = 512, 4096  # a graph has nodes for every step
@@ -324,24 +285,13 @@ def skipped(  # noqa: PLR0911 - a reason each
     return f"about {last_ms / 1e3:.0f} s a call expected" if last_ms > 1e3 * PATIENCE else ""
 
 
-def training_step(name: str, x: Tensor, dy: Tensor) -> Callable[[], None]:
-    torch.manual_seed(0)
-    layer = LAYERS[name](x.shape[-1]).to(DEVICE, x.dtype)
-    leaves = [x, *layer.parameters()]
-
-    def step() -> None:
-        y = layer(x)
-        y = y[0] if isinstance(y, tuple) else y
-        torch.autograd.grad(y, leaves, dy)
-
-    return step
-
-
 def measure(name: str, x: Tensor, dy: Tensor, graph: bool) -> Row:
     """Time and peak memory of one step: input, output, parameters, gradients; not what was there before."""
     release()
     held = torch.cuda.memory_allocated() - 2 * x.numel() * x.element_size() if CUDA else 0
-    start, step = time.perf_counter(), training_step(name, x, dy)
+    torch.manual_seed(0)
+    layer = LAYERS[name](x.shape[-1]).to(DEVICE, x.dtype)
+    start, step = time.perf_counter(), baselines.training_step(layer, x, dy)
     step()
     first = time.perf_counter() - start
     if CUDA:
@@ -391,16 +341,6 @@ def run_figure(toy: bool) -> Iterator[Row]:
                 "graph": graph,
             }
             yield {**place, **row}
-
-
-def ratios(rows: list[Row]) -> None:
-    """How often the time of recurra's layer goes into that of each other, under the same circumstances."""
-    key = lambda row: (row["time"], row["width"], row["dtype"], row["graph"])  # noqa: E731
-    ours = {(row["layer"][-3:], *key(row)): row.get("median_ms") for row in rows if "recurra" in row["layer"]}
-    for row in rows:
-        own = ours.get(("STM" if "LSTM" in row["layer"] else "GRU", *key(row)))
-        if own and "median_ms" in row:
-            row["over_recurra"] = row["median_ms"] / own
 
 
 # ----------------------------------------------------------------------------------------------
@@ -504,7 +444,7 @@ def main() -> None:
         }
         parts[part] = list(runs[part]())
         if part == "figure":
-            ratios(parts[part])
+            baselines.compare(parts[part])
         about["seconds"] = round(time.perf_counter() - start)
         print(f"{part}: done after {about['seconds']} s", flush=True)
         write(chosen["out"], about, parts)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recurra.bench import layers, memory, plot
-from recurra.bench.contenders import CONTENDERS, MINGRU, MINLSTM, absent, begin, draw_input
+from recurra.bench.baselines import MINGRU, MINLSTM
+from recurra.bench.contenders import CONTENDERS, absent, begin, draw_input
 from recurra.bench.timing import PATIENCE
 from recurra.cli import bench
 

@@ -6,7 +6,10 @@ import pytest
 
 from recurra.cli import app
 
-BENCHES = ("layers", "train", "generate", "step", "swap")
+BENCHES = (
+    *("layers", "train", "generate", "step", "swap"),
+    *("figure", "roofline", "position", "report"),
+)
 VERBS = [[], ["config"], ["demo"], ["export-transformers"], ["bench"], *(["bench", name] for name in BENCHES)]
 
 
@@ -39,6 +42,8 @@ def test_config_prints_what_is_in_use(command):
         (["bench", "swap", "--tasks", "adding,subtracting"], "subtracting"),
         (["bench", "train", "--model", "mingru,nonsense"], "nonsense"),
         (["bench", "generate", "--last", "0"], "--last"),
+        (["bench", "figure", "--dtype", "fp32,fp8"], "fp8"),
+        (["bench", "position", "--model", "nonsense"], "nonsense"),
         (["demo", "--minutes", "0"], "--minutes"),
         (["bench", "swap", "--seeds", "many"], "--seeds"),
     ],

@@ -9,23 +9,8 @@ from torch import Tensor, nn
 
 import recurra
 from recurra import ops
+from recurra.bench.baselines import MINGRU, MINLSTM, CellLoop
 from recurra.bench.report import need
-
-
-class CellLoop(nn.Module):
-    """nn.GRUCell in a Python loop over time: what people write who need a GRU step by step."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.cell = nn.GRUCell(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        h, hs = x.new_zeros(x.shape[0], self.cell.hidden_size), []
-        for x_t in x.unbind(1):
-            h = self.cell(x_t, h)
-            hs.append(h)
-        return torch.stack(hs, 1)
 
 
 class Project(nn.Linear):
@@ -51,13 +36,12 @@ class Contender(NamedTuple):
     rival: str
 
 
-MINGRU, MINLSTM = "recurra.MinGRU", "recurra.MinLSTM"
 CONTENDERS: dict[str, Contender] = {
     MINGRU: Contender(lambda d: recurra.MinGRU(d, d, batch_first=True), MINGRU),
     "its GEMMs (D -> 2D)": Contender(lambda d: nn.Linear(d, 2 * d), MINGRU),
     "ops.project (D -> 2D)": Contender(lambda d: Project(d, 2 * d), MINGRU),
     "nn.GRU": Contender(lambda d: nn.GRU(d, d, batch_first=True), MINGRU),
-    "GRUCell loop": Contender(CellLoop, MINGRU),
+    "GRUCell loop": Contender(lambda d: CellLoop(nn.GRUCell, d), MINGRU),
     "minGRU-pytorch minGRU": Contender(_peer("minGRU"), MINGRU),
     MINLSTM: Contender(lambda d: recurra.MinLSTM(d, d, batch_first=True), MINLSTM),
     "its GEMMs (D -> 3D)": Contender(lambda d: nn.Linear(d, 3 * d), MINLSTM),

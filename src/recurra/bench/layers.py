@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from recurra.bench.contenders import CONTENDERS, GEMMS, MINGRU, MINLSTM, TOUCHED, absent, begin, draw_input
+from recurra.bench.baselines import MINGRU, MINLSTM
+from recurra.bench.contenders import CONTENDERS, GEMMS, TOUCHED, absent, begin, draw_input
 from recurra.bench.memory import peak
 from recurra.bench.report import Row
 from recurra.bench.timing import PATIENCE, Timing, interleave

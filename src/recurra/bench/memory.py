@@ -15,13 +15,19 @@ import torch
 from recurra.bench.contenders import begin, draw_input
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MACHINE = Path("/proc/meminfo")
 
 
-def _status(field: str) -> int:
+def _status(field: str, source: Path = STATUS) -> int:
     """A memory field of this process in KiB. The peak is that of this program alone: getrusage's maximum
     would still hold the parent's size from before the program was started."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field + ":"))
+    line = next(line for line in source.read_text().splitlines() if line.startswith(field + ":"))
     return int(line.split()[1])
+
+
+def available() -> float | None:
+    """MiB that this machine can still give; None where the system does not tell (not Linux)."""
+    return _status("MemAvailable", MACHINE) / 1024 if MACHINE.exists() else None
 
 
 def resident() -> float | None:
@@ -37,16 +43,19 @@ def risen(run: Callable[[], object]) -> float:
     return max(_status("VmHWM") - before, 0) / 1024
 
 
-def fresh(module: str, words: Sequence[object], what: str) -> float | None:
-    """The MiB that a module prints, run by itself; None where the system does not tell (not Linux)."""
-    if not CLEAR.exists():
-        return None
+def told(module: str, words: Sequence[object], what: str) -> str:
+    """What a module prints, run by itself in a fresh process. Raises RuntimeError with its last words."""
     command = [sys.executable, "-m", module, *map(str, words)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"measuring the memory of {what} failed: {reason[-1]}")
-    return float(done.stdout)
+        raise RuntimeError(f"measuring {what} failed: {reason[-1]}")
+    return done.stdout
+
+
+def fresh(module: str, words: Sequence[object], what: str) -> float | None:
+    """The MiB that a module prints, run by itself; None where the system does not tell (not Linux)."""
+    return float(told(module, words, f"the memory of {what}")) if CLEAR.exists() else None
 
 
 def peak_here(name: str, shape: tuple[int, int, int]) -> float:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recurra.bench.contenders import GEMMS, MINGRU, MINLSTM
+from recurra.bench.baselines import MINGRU, MINLSTM
+from recurra.bench.contenders import GEMMS
 from recurra.bench.report import Row, need
 
 COLOURS = {

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from recurra import show_config
-from recurra.cli import bench, reproduce
+from recurra.cli import bench, reproduce, speed
 from recurra.cli.demo import demo
 from recurra.cli.evaluate import evaluate, info, models, tasks
 from recurra.cli.export import export_transformers
@@ -36,6 +36,8 @@ app.command("models")(models)
 app.command("export-transformers")(export_transformers)
 app.command("tasks")(tasks)
 app.command("demo")(demo)
+for command in (speed.figure, speed.roofline, speed.position, speed.report):
+    bench.app.command()(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(reproduce.app, name="reproduce")
 

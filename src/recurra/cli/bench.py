@@ -18,6 +18,7 @@ from recurra.bench import swap as swap_bench
 from recurra.bench import train as train_bench
 from recurra.bench.plot import draw_generate, draw_long, draw_models, draw_shapes, draw_train
 from recurra.bench.report import Row, markdown, progress, record, write_record, write_rows, write_text
+from recurra.bench.speed_plots import draw_figure, draw_position
 from recurra.bench.swap_tasks import TASKS, default_tasks
 from recurra.blocks.table import BLOCKS
 from recurra.cli.demo import PLAN, RUNS
@@ -31,6 +32,8 @@ PICTURES = {
     "train": draw_train,
     "generate": draw_generate,
     "models": draw_models,
+    "figure": draw_figure,
+    "position": draw_position,
 }
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that torch and the kernels use.")]

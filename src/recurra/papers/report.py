@@ -1,13 +1,11 @@
 """The report: experiments in the layout of their papers, ours beside what was published, and the cost."""
 
-import base64
-import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import NamedTuple
 
-from recurra.bench.report import Row, cell, markdown, write_text
+from recurra.bench.page import Heading, Part, Picture, Table, html_page, markdown_page
+from recurra.bench.report import Row, write_text
 from recurra.papers.experiment import SCALES, Experiment, grid
 from recurra.papers.figures import draw
 from recurra.papers.results import Found, find
@@ -17,24 +15,6 @@ __all__ = ["collect", "write"]
 
 NOT_RUN = "runnable, not run"
 COST = ("model", "setting", "scale", "seeds", "parameters", "steps", "tokens", "best step", "time a run")
-
-
-class Heading(NamedTuple):
-    text: str
-    level: int
-
-
-class Table(NamedTuple):
-    columns: Sequence[str]
-    rows: list[Row]
-
-
-class Picture(NamedTuple):
-    path: Path
-    caption: str
-
-
-Part = Heading | Table | Picture | str
 
 
 def collect(experiment: Experiment, results: Path) -> list[Found]:
@@ -48,8 +28,8 @@ def write(experiments: Sequence[Experiment], results: Path) -> list[Path]:
     parts: list[Part] = [Heading("Experiments", 1), INTRODUCTION]
     for e in experiments:
         parts += _section(e, collect(e, results), results)
-    write_text(results / "report.md", "\n".join(_as_markdown(part, results) for part in parts))
-    write_text(results / "report.html", PAGE.format("\n".join(map(_as_html, parts))))
+    write_text(results / "report.md", markdown_page(parts, results))
+    write_text(results / "report.html", html_page(parts, "recurra: experiments"))
     return [results / "report.md", results / "report.html"]
 
 
@@ -133,43 +113,3 @@ def _made(found: list[Found]) -> str:
         f"{machine['recurra']}, kernels {machine['native']}, {days[0]} to {days[-1]}. The first run alone: "
         f"`{machine['command']}`"
     )
-
-
-def _as_markdown(part: Part, folder: Path) -> str:
-    if isinstance(part, Heading):
-        return f"{'#' * part.level} {part.text}\n"
-    if isinstance(part, Table):
-        return markdown(part.columns, part.rows)
-    if isinstance(part, Picture):
-        return f"![{part.caption}]({part.path.relative_to(folder)})\n"
-    return f"{part}\n"
-
-
-def _as_html(part: Part) -> str:
-    if isinstance(part, Heading):
-        return f"<h{part.level}>{html.escape(part.text)}</h{part.level}>"
-    if isinstance(part, Table):
-        lines = [part.columns, *([cell(row.get(c)) for c in part.columns] for row in part.rows)]
-        return f"<table>{''.join(_line(line) for line in lines)}</table>"
-    if isinstance(part, Picture):
-        data = base64.b64encode(part.path.read_bytes()).decode()
-        return f'<img alt="{html.escape(part.caption)}" src="data:image/png;base64,{data}">'
-    return f"<p>{html.escape(part)}</p>"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in cells)}</tr>"
-
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>recurra: experiments</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 76em; margin: 2em auto; padding: 0 1em }}
-table {{ border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }}
-td {{ border: 1px solid #ccc; padding: .2em .6em }}
-tr:first-child {{ font-weight: bold; background: #f3f3f3 }}
-img {{ max-width: 100% }}
-</style>
-{}
-</html>
-"""
