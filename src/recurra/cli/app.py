@@ -11,6 +11,7 @@ from recurra.cli.demo import demo
 from recurra.cli.evaluate import evaluate, info, models, tasks
 from recurra.cli.export import export_transformers
 from recurra.cli.generate import generate
+from recurra.cli.lens import lens
 from recurra.cli.predict import predict
 from recurra.cli.train import command as train
 
@@ -32,6 +33,7 @@ app.command("generate")(generate)
 app.command("predict")(predict)
 app.command("eval")(evaluate)
 app.command("info")(info)
+app.command("lens")(lens)
 app.command("models")(models)
 app.command("export-transformers")(export_transformers)
 app.command("tasks")(tasks)

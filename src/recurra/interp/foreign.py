@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recurra.interp.subject import Edit, Own, Place, Remove, State, Subject, on_input, on_output
 from recurra.models.cross_entropy import capped
-from recurra.state import concatenate, select
+from recurra.state import KVState, OuterState, SoftmaxState, concatenate, select
 
 __all__ = ["FAMILIES", "Family", "Foreign", "foreign"]
 
@@ -23,8 +23,9 @@ class Family(NamedTuple):
 
     blocks, norm and head of the model, layer of a block (what reads its recurrence or attention); cache: its
     name as an argument and in the output; parts: the tensors of a block in a cache, which are not copies;
-    filled: a cache for a model, its rows and a state, None: an empty one. Of what reads wrongly behind a
-    cache: by_token: several tokens, by_row: several rows of one token.
+    filled: a cache for a model, its rows and a state, None: an empty one; named: those tensors in the kinds
+    of `recurra.state`. Of what reads wrongly behind a cache: by_token: several tokens, by_row: several rows
+    of one token.
     """
 
     blocks: str
@@ -34,6 +35,7 @@ class Family(NamedTuple):
     cache: str
     parts: Callable[[Any, int], tuple[Tensor, ...]]
     filled: Callable[[Any, int, State | None], Any]
+    named: Callable[..., Any]
     by_token: bool = False
     by_row: bool = False
 
@@ -110,12 +112,14 @@ _LLAMA = Family(
     *("model.layers", "model.norm", "lm_head", "self_attn.o_proj", "past_key_values"),
     _llama_parts,
     _llama_cache,
+    lambda keys, values, steps: KVState(keys, values, keys[:, :, :0], values[:, :, :0], steps),
 )
 FAMILIES: dict[str, Family] = {
     "transformers.models.mamba.modeling_mamba.MambaForCausalLM": Family(
         *("backbone.layers", "backbone.norm_f", "lm_head", "mixer.out_proj", "cache_params"),
         _mamba_parts,
         _mamba_cache,
+        lambda conv, h: (conv, h),
         # transformers 5.23 scans from zeros where several tokens come behind a cache.
         by_token=True,
     ),
@@ -123,6 +127,7 @@ FAMILIES: dict[str, Family] = {
         *("rwkv.blocks", "rwkv.ln_out", "head", "attention.output", "state"),
         _rwkv_parts,
         _rwkv_cache,
+        lambda channel, time, up, down, top: (channel, time, SoftmaxState(top, up, down)),
         # There each row meets the last input of every other.
         by_row=True,
     ),
@@ -130,6 +135,7 @@ FAMILIES: dict[str, Family] = {
         *("backbone.blocks", "backbone.out_norm", "lm_head", "mlstm_layer.out_proj", "cache_params"),
         _xlstm_parts,
         _xlstm_cache,
+        lambda c, n, m: OuterState(c, n, m[..., 0]),
     ),
     "transformers.models.llama.modeling_llama.LlamaForCausalLM": _LLAMA,
     "transformers.models.mistral.modeling_mistral.MistralForCausalLM": _LLAMA,
@@ -196,6 +202,9 @@ class Foreign(Subject):
     def _state(self, cache: Any) -> State:
         blocks = range(len(self.blocks))
         return tuple(tuple(x.clone() for x in self._family.parts(cache, i)) for i in blocks)
+
+    def named(self, state: Any) -> Any:
+        return self._family.named(*state)
 
     def tap(self, place: Place, edit: Edit) -> Remove:
         block = self.block(place)

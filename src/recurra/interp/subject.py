@@ -74,6 +74,10 @@ class Subject(ABC):
     def tap(self, place: Place, edit: Edit) -> Remove:
         """Have edit(value) pass on in the place of each value there, until what is returned is called."""
 
+    def named(self, state: Any) -> Any:
+        """The state of a block in the kinds of `recurra.state`, as far as they fit."""
+        return state
+
     def block(self, place: Place) -> Any:
         """The block of a place. Raises ValueError where there is none."""
         if place.block >= len(self.blocks):

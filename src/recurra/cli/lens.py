@@ -1,0 +1,113 @@
+"""`recurra lens`: what each block of a trained model would predict, and what its state alone does."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from recurra.bench.report import Row, markdown, record, write_record, write_rows
+from recurra.cli.generate import Run, opened_writer
+from recurra.interp.lens import Lens, LogitLens, StateLens, TunedLens, save_lens
+from recurra.interp.tuning import PAPER, QUICK, Recipe, by_depth, fit
+from recurra.models import SequenceModel
+from recurra.tasks.losses import device_of
+from recurra.tasks.text import Text, read
+from recurra.tasks.windows import Windows, gather
+from recurra.train.progress import Line
+
+COLUMNS = ("block", "logit bits/byte", "tuned bits/byte", "logit KL", "tuned KL")
+STATE_COLUMNS = ("state bits/byte", "state KL")
+# Of a text that comes without its own held-out part: one token of so many is held out.
+SHARE = 10
+
+
+def lens(
+    run: Run,
+    file: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Text, its last tenth held out; none: the run's.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Minutes for a small model; else as the paper, for hours.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
+    state: Annotated[bool, typer.Option("--state", help="Also a lens on the state of each block.")] = False,
+    windows: Annotated[int, typer.Option(min=1, help="Held-out sequences that it is judged by.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Folder for what is made; default: RUN/lens.")] = None,
+) -> None:
+    """Train a lens for each block; print and write bits per byte and KL by depth, and save the lenses.
+
+    KL to the model's own prediction, in bits per byte, on held-out text. The last row is the model itself.
+    """
+    model, recipe, folder = opened_writer(run), QUICK if quick else PAPER, out or run / "lens"
+    recipe = recipe._replace(steps=steps or recipe.steps)
+    train, held, ratio = _text(run, model, file)
+    context = min(recipe.context, len(held) - 1, len(train) - 1)
+    recipe = recipe._replace(context=context)
+    feed = _feed(model, train, recipe)
+    lenses: dict[str, Lens] = {"logit": LogitLens(model), "tuned": TunedLens(model)}
+    if state:
+        lenses["state"] = StateLens(model, min(16, context))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, one in lenses.items():
+        if name != "logit":
+            _train(name, one, feed, recipe)
+            save_lens(one, folder / f"{name}.safetensors")
+    rows = _rows(lenses, lambda: _batches(model, held, context, windows), ratio)
+    columns = COLUMNS + STATE_COLUMNS * state
+    write_rows(folder / "depth.csv", columns, rows)
+    write_record(folder / "depth.json", record(torch.get_num_threads()) | {"recipe": recipe._asdict()})
+    print(f"{markdown(columns, rows)}\nin {folder}: lenses and depth.csv")
+
+
+def _text(run: Path, model: SequenceModel, file: str | None) -> tuple[Any, Any, float]:
+    """Tokens to train on, tokens held out, and bytes for each."""
+    if file is None:
+        text = Text.load(run / "text")
+        return text.train, text.valid, text.bytes_per_token
+    text = read(file, model.vocabulary)
+    cut = len(text.valid) - len(text.valid) // SHARE
+    if len(text.valid) - cut < 2:
+        raise ValueError(f"{file} holds {len(text.valid)} token(s), too few to learn from")
+    return text.valid[:cut], text.valid[cut:], text.bytes_per_token
+
+
+def _feed(model: SequenceModel, tokens: Any, recipe: Recipe) -> Callable[[int], Tensor]:
+    """The tokens of a step."""
+    order = Windows(len(tokens), recipe.context, recipe.rows, seed=0)
+    return lambda step: gather(tokens, order.starts(step), recipe.context)[:, :-1].to(device_of(model))
+
+
+def _train(name: str, one: Lens, feed: Callable[[int], Tensor], recipe: Recipe) -> None:
+    line = Line()
+
+    def told(step: int, nats: float) -> None:
+        line.show(f"{name} lens, step {step}/{recipe.steps}: KL {nats:.4f} nats")
+
+    fit(one, feed, recipe, told)
+    line.keep(f"{name} lens, {recipe.steps} steps")
+
+
+def _batches(model: SequenceModel, tokens: Any, context: int, limit: int) -> Iterator[Tensor]:
+    """Held-out sequences of context + 1, spread over the text."""
+    count = (len(tokens) - 1) // context
+    chosen = np.linspace(0, count - 1, min(limit, count)).astype(np.int64)
+    rows = max(1, 8192 // context)
+    for begin in range(0, len(chosen), rows):
+        yield gather(tokens, chosen[begin : begin + rows] * context, context).to(device_of(model))
+
+
+def _rows(lenses: dict[str, Lens], batches: Callable[[], Iterator[Tensor]], ratio: float) -> list[Row]:
+    """A row a block, the model's own last."""
+    rows: dict[Any, Row] = {}
+    for name, one in lenses.items():
+        *depths, model = by_depth(one, batches(), ratio)
+        for depth in depths:
+            said = {f"{name} bits/byte": depth.bits_per_byte, f"{name} KL": depth.kl}
+            rows[depth.block] = rows.get(depth.block, {"block": depth.block}) | said
+        own = {f"{name} bits/byte": model.bits_per_byte, f"{name} KL": model.kl}
+        rows["model"] = rows.pop("model", {"block": "model"}) | own
+    return list(rows.values())
