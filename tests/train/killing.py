@@ -22,6 +22,7 @@ torch.set_num_threads(1)
 draw = random.Random(0)
 (folder / "text").write_text("".join(f"line {i} of {i * i}\n" for i in range(999)), encoding="utf-8")
 shape = {"width": 8, "depth": 1, "context": 8, "batch": 2, "carry": True, "dropout": 0.1, "device": "cpu"}
+shape["average"] = 3
 options = {"source": str(folder / "text"), "steps": steps, "every": 10, "windows": 2, **shape}
 
 

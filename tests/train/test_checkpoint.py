@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recurra.train import checkpoint
+from recurra.train.average import Average
 from recurra.train.checkpoint import Position
 from recurra.train.loop import launch
 from recurra.train.step import Stepper
@@ -26,7 +27,9 @@ def stepped(text, small, model):
 def _save(run, stepper, text, step, **best):
     run.mkdir(exist_ok=True)
     where = Position(step, 1.5, **best)
-    checkpoint.save(run, where, *stepper.whole(), stepper.config, text.vocabulary)
+    average = Average(stepper.plain, 2)
+    average.take()
+    checkpoint.save(run, where, *stepper.whole(), average.tensors(), stepper.config, text.vocabulary)
     return where
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def stop_at(monkeypatch):
         {"dropout": 0.2, "accumulate": 2},
         {"precision": "bf16-mixed"},
         {"precision": "64-true"},
+        {"average": 2, "every": 2},
     ],
     ids=str,
 )
@@ -54,6 +56,21 @@ def test_after_an_exception(text, small, model, losses, stop_at, tmp_path, optio
         fit(model(config), text, config, tmp_path / "broken")
     fit(model(small(seed=9, dropout=config.dropout)), text, config, tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+    ends = (checkpoint.last(tmp_path / name) / "model.safetensors" for name in ("broken", "unbroken"))
+    assert len({end.read_bytes() for end in ends}) == 1
+
+
+@pytest.mark.parametrize("other", [1, 2, 5])
+def test_with_a_mean_over_another_number(text, small, model, losses, stop_at, tmp_path, monkeypatch, other):
+    monkeypatch.setattr("recurra.train.loop.SAVE_SECONDS", 0.0)  # each step leaves a checkpoint
+    config = small(average=3, every=2)
+    fit(model(config), text, config, tmp_path / "unbroken")
+    stop_at(5)
+    with pytest.raises(StoppedError):
+        fit(model(config), text, config, tmp_path / "broken")
+    fit(model(small(seed=9)), text, replace(config, average=other), tmp_path / "broken")
+    trained = [[row[:-1] for row in losses(tmp_path / name)] for name in ("broken", "unbroken")]
+    assert trained[0] == trained[1]
 
 
 @pytest.mark.parametrize("task", [name for name in TASKS if name != "text"])

@@ -1,9 +1,10 @@
 """Checkpoints: a folder each, written aside, synced, then named, so that a kill leaves the old or the new.
 
 `RUN/step-00000250` holds the model as `save_pretrained` leaves it, training.safetensors (the optimizer),
-carried.safetensors (states, where carried) and training.json (step, time, best, options, and the SHA-256 of
-all files and of itself). Random numbers and the data order are functions of seed and step: they need no
-place. The newest checkpoint and the best one are kept.
+carried.safetensors (states, where carried), averaged.safetensors (the weights, where the model has the mean
+of several) and training.json (step, time, best, options, and the SHA-256 of all files and of itself).
+Random numbers and the data order are functions of seed and step: they need no place. The newest checkpoint
+and the best one are kept.
 """
 
 import contextlib
@@ -27,12 +28,24 @@ from recurra import state as states
 from recurra.train.config import TrainConfig
 from recurra.train.shards import share, whole
 
-__all__ = ["Position", "best", "last", "load", "moments", "options", "position", "save", "weights"]
+__all__ = [
+    "Position",
+    "averaged",
+    "best",
+    "last",
+    "load",
+    "moments",
+    "options",
+    "position",
+    "save",
+    "weights",
+]
 
 T = TypeVar("T")
 
 PREFIX = "step-"
 JSON, TENSORS, CARRIED = "training.json", "training.safetensors", "carried.safetensors"
+AVERAGED = "averaged.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ def save(
     model: Any,
     moments: dict[str, Tensor],
     carried: Any,
+    averaged: dict[str, Tensor],
     config: TrainConfig,
     vocabulary: Any,
 ) -> None:
@@ -85,6 +99,8 @@ def save(
         save_file(moments, draft / TENSORS)
         if carried:
             states.save(carried, draft / CARRIED)
+        if averaged:
+            save_file(averaged, draft / AVERAGED)
         _write_json(draft, {"position": dataclasses.asdict(where), "config": dataclasses.asdict(config)})
         _sync(draft)
         draft.replace(target)
@@ -125,6 +141,11 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> li
         moment, _, name = key.partition("/")
         optimizer.state[parameters[name]][moment] = _like(moment, value, parameters[name])
     return list(states.load(folder / CARRIED)) if (folder / CARRIED).exists() else []
+
+
+def averaged(folder: Path) -> dict[str, Tensor]:
+    """The weights of which the model has the mean, once `load` has found nothing damaged."""
+    return load_file(folder / AVERAGED) if (folder / AVERAGED).exists() else {}
 
 
 def _folder(run: Path, step: int) -> Path:

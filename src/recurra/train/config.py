@@ -71,6 +71,9 @@ class TrainConfig:
     clip: float = choice(1.0, "Bound on the norm of the gradient; 0: none.", at_least=0)
     seed: int = choice(0, "Seed of weights, data order and dropout.", at_least=0)
     every: int = choice(250, "Steps between evaluations.", at_least=1)
+    average: int = choice(
+        1, "Evaluations, the last ones, over whose weights the mean is judged and kept; 1: none.", at_least=1
+    )
     windows: int = choice(64, "Windows of an evaluation while training.", at_least=1)
     precision: str = choice(
         "32-true", "Of the arithmetic.", among=("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")

@@ -10,6 +10,7 @@ from torch import nn
 
 from recurra.tasks.table import Task, name_of
 from recurra.train import checkpoint, shards
+from recurra.train.average import Average
 from recurra.train.checkpoint import Position
 from recurra.train.config import TrainConfig, need
 from recurra.train.optimizer import rate
@@ -68,10 +69,12 @@ class _Loop:
         newest = checkpoint.last(out)
         fabric.barrier()  # all have looked before the first one saves
         self.step, self.position = Stepper(model, data, config, fabric), Position()
+        self.average = Average(model, config.average)
         if newest:  # once the model has the dtype of the run
             checkpoint.weights(newest, model)
             self.position = checkpoint.position(newest)
             self.step.restore(checkpoint.load(newest, model, self.step.moments))
+            self.average.restore(checkpoint.averaged(newest))
         else:
             self._save()
         self.began = time.monotonic() - self.position.seconds
@@ -126,8 +129,9 @@ class _Loop:
     def _evaluate(self) -> float:
         """The metric on what is held out; remembered where it is the best so far."""
         config, model = self.config, self.step.model
+        self.average.take()
         model.eval()
-        with self.fabric.autocast():
+        with self.average.applied(), self.fabric.autocast():
             score = self.data.score(model, config.context, config.windows)
         model.train()
         best = self.position.best_score
@@ -136,7 +140,9 @@ class _Loop:
         return score
 
     def _save(self) -> None:
-        parts = self.step.whole()
-        if self.fabric.is_global_zero:
-            checkpoint.save(self.out, self.position, *parts, self.config, self.data.vocabulary)
+        averaged = self.average.tensors()
+        with self.average.applied():
+            parts = self.step.whole()
+            if self.fabric.is_global_zero:
+                checkpoint.save(self.out, self.position, *parts, averaged, self.config, self.data.vocabulary)
         self.saved = time.monotonic()
