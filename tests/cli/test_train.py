@@ -224,6 +224,22 @@ def test_a_task_with_pairs(command, tmp_path):
     assert "blocks must be of" in err
 
 
+def test_the_classic_model(command, tmp_path):
+    """It is trained and evaluated as others are; of what blocks have there is no choice."""
+    run, words = tmp_path / "run", [*SMALL, "--context", "6", "--windows", "4", "--device", "cpu"]
+    named = ["--task", "reverse:symbols=5", "--model", "classic", "--average", "2"]
+    code, _, err = command("train", *named, *words, "--precision", "bf16-mixed", "--out", run)
+    assert code == 0, err
+    code, out, err = command("eval", run, "--context", "3")
+    assert code == 0, err
+    assert "length       3  accuracy" in out
+    assert "classic, width 8" in command("info", run)[1]
+    other = ["--out", tmp_path / "other"]
+    _, _, err = command("train", *named, *words, "--encoder", "gru", "--mlp", "2", *other)
+    assert "model classic leaves no choice of encoder, mlp" in err
+    assert "for tasks with pairs" in command("train", "--model", "classic", *words, *other)[2]
+
+
 def test_translation_from_files_to_answers(command, tmp_path, monkeypatch):
     lines = [f"{a} {b}" for a in range(15) for b in range(15)]
     (tmp_path / "a").write_text("\n".join(lines))

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from recurra.blocks.table import BLOCKS
-from recurra.models import CharVocabulary, SequenceModel
+from recurra.models import CharVocabulary, SequenceModel, SequenceToSequence, classic, load
+from recurra.models.classic import CLASSIC
 from recurra.models.encoder import turned
-from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
+from recurra.models.encoder_decoder import encoder_decoder
+from recurra.models.pairs import Pair
 from tools import close, wake
 
 BATCH, SOURCE, TARGET, WIDTH = 3, 6, 5, 8
@@ -23,10 +25,12 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "recurrent encoder": ("mingru", "transformer", True),
     "recurrent decoder": ("transformer", "mingru", True),
 }
-every = pytest.mark.parametrize("kind", list(KINDS))
+every = pytest.mark.parametrize("kind", [*KINDS, CLASSIC])
 
 
-def _model(kind: str) -> EncoderDecoder:
+def _model(kind: str) -> Any:
+    if kind == CLASSIC:
+        return wake(classic(**SIZES))
     encoder, decoder, cross = KINDS[kind]
     return wake(encoder_decoder(encoder, decoder, cross=cross, **SIZES))
 
@@ -86,8 +90,9 @@ def test_turned() -> None:
     assert turned(x[..., None].expand(3, 4, 2), lengths)[..., 1].tolist() == want
 
 
-def test_the_loss_is_that_of_the_logits() -> None:
-    model, pair = _model("mingru"), _pair()
+@pytest.mark.parametrize("kind", ["mingru", CLASSIC])
+def test_the_loss_is_that_of_the_logits(kind: str) -> None:
+    model, pair = _model(kind), _pair()
     targets = torch.randint(11, (BATCH, TARGET))
     targets[1, 2:] = -100
     loss, state = model.loss(pair, targets)
@@ -99,11 +104,17 @@ def test_the_loss_is_that_of_the_logits() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_saved_model_is_the_same(tied: bool, tmp_path: Path) -> None:
-    encoder, pair = ["lstm", "transformer"], _pair()
-    model = wake(encoder_decoder(encoder, "mingru", tied=tied, options={"dropout": 0.1}, **SIZES)).eval()
+@pytest.mark.parametrize("kind", ["blocks", CLASSIC])
+def test_a_saved_model_is_the_same(kind: str, tied: bool, tmp_path: Path) -> None:
+    pair, made = _pair(), classic(dropout=0.1, tied=tied, **SIZES)
+    if kind == "blocks":
+        made = encoder_decoder(
+            ["lstm", "transformer"], "mingru", tied=tied, options={"dropout": 0.1}, **SIZES
+        )
+    model = wake(made).eval()
     model.save_pretrained(tmp_path, vocabulary=CharVocabulary("abc"))
-    again = EncoderDecoder.from_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert isinstance(again, SequenceToSequence)
     assert again.config == model.config
     assert torch.equal(again(pair)[0], model(pair)[0])
     assert again.vocabulary is not None
@@ -122,6 +133,9 @@ def test_what_can_not_be_is_named() -> None:
     _fails("knows nothing of the source", encoder="gru", decoder="mingru", cross=False)
     _fails("knows nothing of the source", encoder="transformer", decoder="transformer", cross=False)
     _fails("blocks must be of", encoder="gro")
+    for options, name in (({"width": 7}, "width must be even"), ({"dropout": 1.0}, "dropout must lie")):
+        with pytest.raises(ValueError, match=name):
+            classic(**{**SIZES, **options})
     model, pair = _model("mingru"), _pair()
     with pytest.raises(ValueError, match=r"source must be \[batch, at least 1\]"):
         model(pair._replace(source=pair.source[:, :0]))

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from recurra.models.encoder_decoder import EncoderDecoder, Pair, encoder_decoder
+from recurra.models.classic import CLASSIC, classic
+from recurra.models.encoder_decoder import encoder_decoder
 from recurra.models.generate import Sampler
+from recurra.models.pairs import Pair
 from recurra.models.search import Limits, beam_search, sample
 from tools import wake
 
@@ -16,18 +19,15 @@ from tools import wake
 SIZE, LIMITS = 4, Limits(0, 3, 4)
 
 
-def _model(blocks: str = "mingru") -> EncoderDecoder:
-    model = encoder_decoder(blocks, blocks, SIZE, 8, 2)
-    return wake(model)
+def _model(blocks: str = "mingru") -> Any:
+    return wake(classic(SIZE, 8) if blocks == CLASSIC else encoder_decoder(blocks, blocks, SIZE, 8, 2))
 
 
 def _source() -> tuple[Tensor, Tensor]:
     return torch.randint(SIZE, (3, 6)), torch.tensor([6, 1, 3])
 
 
-def _all(
-    model: EncoderDecoder, source: Tensor, lengths: Tensor, penalty: float
-) -> list[tuple[float, list[int]]]:
+def _all(model: Any, source: Tensor, lengths: Tensor, penalty: float) -> list[tuple[float, list[int]]]:
     """Every sentence there is for one source, the best first; those of the greatest length need no end."""
     found = []
     for n in range(LIMITS.longest + 1):
@@ -41,7 +41,7 @@ def _all(
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
-@pytest.mark.parametrize("blocks", ["mingru", "transformer"])
+@pytest.mark.parametrize("blocks", ["mingru", "transformer", CLASSIC])
 @torch.no_grad()
 def test_a_wide_beam_finds_the_best(blocks: str, penalty: float) -> None:
     model, (source, lengths) = _model(blocks), _source()
@@ -66,8 +66,9 @@ def test_a_beam_of_one_takes_the_likeliest_token() -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 2, 3])
-def test_rows_are_searched_by_themselves(beam: int) -> None:
-    model, (source, lengths) = _model(), _source()
+@pytest.mark.parametrize("blocks", ["mingru", "transformer", CLASSIC])
+def test_rows_are_searched_by_themselves(blocks: str, beam: int) -> None:
+    model, (source, lengths) = _model(blocks), _source()
     model.train()
     together = beam_search(model, source, lengths, LIMITS, beam)
     assert model.training

@@ -13,7 +13,8 @@ import typer
 from recurra.blocks.stack import STACKS
 from recurra.blocks.table import BLOCKS
 from recurra.cli.generate import Run, opened
-from recurra.models import EncoderDecoder, SequenceModel, language_model
+from recurra.models import SequenceModel, SequenceToSequence, language_model
+from recurra.models.classic import CLASSIC
 from recurra.ops import native
 from recurra.tasks.table import TASKS, Task, parse
 from recurra.tasks.text import Text
@@ -100,6 +101,7 @@ def models(
         print(f"{name:11} {_size(model):12,} {_state_size(model):8,}  {row.equation:{wide}}  {row.paper}")
     for name, (blocks, pattern) in STACKS.items():
         print(f"{name:11} {', '.join(blocks)} in turn: --pattern {pattern}, unless another is given")
+    print(f"{CLASSIC:11} encoder and decoder of torch.nn.LSTM with attention: for tasks with pairs")
 
 
 def tasks() -> None:
@@ -114,11 +116,11 @@ def _size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _state_size(model: SequenceModel | EncoderDecoder) -> int:
+def _state_size(model: SequenceModel | SequenceToSequence) -> int:
     """Numbers in the state of one sequence; of pairs, behind a source of one token."""
     one = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
-        if isinstance(model, EncoderDecoder):
+        if isinstance(model, SequenceToSequence):
             return _numbers(model.step(one, model.encode(one[None], one + 1))[1])
         nothing = torch.zeros(1, model.channels) if model.channels else one
         state = model.step(nothing)[1]

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from recurra import state as states
-from recurra.models import EncoderDecoder, SequenceModel, load
+from recurra.models import SequenceModel, SequenceToSequence, load
 from recurra.models.text import pieces
 from recurra.models.vocabulary import Vocabulary
 from recurra.train import checkpoint
@@ -18,7 +18,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of
 StateFile = typer.Option(metavar="FILE.safetensors")
 
 
-def opened(run: Path) -> SequenceModel | EncoderDecoder:
+def opened(run: Path) -> SequenceModel | SequenceToSequence:
     """The best model of a run, or the model that the folder itself holds."""
     return load(run if (run / "config.json").exists() else checkpoint.best(run))
 
@@ -26,7 +26,7 @@ def opened(run: Path) -> SequenceModel | EncoderDecoder:
 def opened_writer(run: Path) -> SequenceModel:
     """The same. Raises ValueError where it is an encoder and a decoder."""
     model = opened(run)
-    if isinstance(model, EncoderDecoder):
+    if isinstance(model, SequenceToSequence):
         raise ValueError(f"{run} answers to a source, it does not go on from a text")
     return model
 

@@ -2,42 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from recurra.blocks.cross_attention import CrossAttention
-from recurra.blocks.stack import State, make
+from recurra.blocks.stack import make
 from recurra.blocks.table import BLOCKS, configurable, describe, parse, told
 from recurra.models.encoder import Encoder
 from recurra.models.head import LanguageHead
-from recurra.models.saved import Saved, built
+from recurra.models.pairs import DecoderState, Pair, SequenceToSequence
+from recurra.models.saved import built
 from recurra.parts.embedding import Embedding
 from recurra.parts.norm import NORMS
 
-__all__ = ["DecoderState", "EncoderDecoder", "Pair", "encoder_decoder"]
+__all__ = ["EncoderDecoder", "encoder_decoder"]
 
 
-class Pair(NamedTuple):
-    """A source [B, S], of whose tokens lengths [B] count, and the target [B, T] as the decoder reads it."""
-
-    source: Tensor
-    lengths: Tensor
-    target: Tensor
-
-
-class DecoderState(NamedTuple):
-    """What a decoder goes on from: its blocks' states, and what its cross-attentions know of the source.
-
-    remembered: [B, S, 2, heads, channels] for each, none without cross-attention; lengths [B].
-    """
-
-    blocks: State
-    remembered: tuple[Tensor, ...]
-    lengths: Tensor
-
-
-class EncoderDecoder(Saved):
+class EncoderDecoder(SequenceToSequence):
     """logits = head(decoder(embed(target), encoder(embed(source)))), [B, T, vocabulary].
 
     Behind each of the decoder's blocks stands a `CrossAttention`, where there is a norm for it. Where both
@@ -63,10 +45,9 @@ class EncoderDecoder(Saved):
         made = [CrossAttention(head.width, head.norm_name, block.config.dropout) for block in self.blocks]
         self.crosses = nn.ModuleList(made if cross else [])
 
-    def encode(self, source: Tensor, lengths: Tensor) -> DecoderState:
-        """Where the decoder starts, from source [B, S] with lengths [B] of at least 1."""
-        self._check(source, lengths)
-        memory, ends = self.encoder((self.source or self.embed)(source), lengths)
+    def encoded(self, x: Tensor, lengths: Tensor) -> DecoderState:
+        """`encode` of what the embedding made of a source, x [B, S, width]."""
+        memory, ends = self.encoder(x, lengths)
         begin = ends if self.passing else (None,) * len(self.blocks)
         return DecoderState(begin, tuple(cross.remember(memory) for cross in self.crosses), lengths)
 
@@ -94,21 +75,6 @@ class EncoderDecoder(Saved):
         sides = (built(key, getattr(known, key), known.width) for key in ("encoder", "blocks"))
         return _assemble(known, *sides)
 
-    def forward(self, pair: Pair, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
-        """Logits and the last state; state: of a source that was read before."""
-        x, state = self.hidden(pair.target, state or self.encode(pair.source, pair.lengths))
-        return self.head(x), state
-
-    def loss(
-        self, pair: Pair, targets: Tensor, state: None = None, *, smoothing: float = 0.0
-    ) -> tuple[Tensor, None]:
-        """Mean nats of targets [B, T], without those of -100; no state is carried from pair to pair."""
-        if targets.shape != pair.target.shape:
-            want, got = list(pair.target.shape), list(targets.shape)
-            raise ValueError(f"targets must be like the target, {want}, got {got}")
-        x, _ = self.hidden(pair.target, self.encode(pair.source, pair.lengths))
-        return self.head.loss(x, targets, smoothing), state
-
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""
         x_t, ends = self.embed(token), []
@@ -124,12 +90,20 @@ class EncoderDecoder(Saved):
         y: Tensor = self.crosses[i](x, state.remembered[i], state.lengths)
         return y
 
-    @staticmethod
-    def _check(source: Tensor, lengths: Tensor) -> None:
-        if source.ndim != 2 or not source.shape[1]:
-            raise ValueError(f"source must be [batch, at least 1], got {list(source.shape)}")
-        if tuple(lengths.shape) != source.shape[:1]:
-            raise ValueError(f"lengths must be [{len(source)}], got {list(lengths.shape)}")
+    def looks(self, pair: Pair) -> list[Tensor]:
+        """Where the decoder looks, [B, T, S] for each of its attentions, the mean over heads."""
+        seen: list[Tensor] = []
+
+        def look(cross: Any, given: tuple[Tensor, Tensor, Tensor]) -> None:
+            seen.append(cross.weights(*given).mean(1))
+
+        handles = [cross.register_forward_pre_hook(look) for cross in self.crosses]
+        try:
+            self(pair)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
 
 
 def alike(encoder: Sequence[Any], decoder: Sequence[Any]) -> bool:

@@ -17,9 +17,9 @@ __all__ = ["LanguageHead"]
 class LanguageHead(nn.Module):
     """logits = W norm(x), x [..., width], without a bias, as the authors of minRNN have it.
 
-    tied: W is the weight of that embedding; it stays the embedding's parameter and is saved once. eps: of the
-    norm, 0: its own. cap: logits = cap tanh(W norm(x) / cap), as xLSTM 7B has it (arXiv 2503.13427), 0:
-    as they are.
+    tied: W is the weight of that embedding; it stays the embedding's parameter and is saved once. norm "":
+    none. eps: of the norm, 0: its own. cap: logits = cap tanh(W norm(x) / cap), as xLSTM 7B has it (arXiv
+    2503.13427), 0: as they are.
     """
 
     weight: nn.Parameter | None
@@ -34,7 +34,8 @@ class LanguageHead(nn.Module):
         cap: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm, self.norm_name, self.width = NORMS[norm](width, eps), norm, width
+        self.norm: nn.Module = NORMS[norm](width, eps) if norm else nn.Identity()
+        self.norm_name, self.width = norm, width
         self.eps, self.cap = eps, cap
         # In a tuple, so that it is not registered a second time.
         self._tied: tuple[Embedding, ...] = () if tied is None else (tied,)

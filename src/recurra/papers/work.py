@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from recurra.bench.report import record
-from recurra.models import EncoderDecoder, load
+from recurra.models import SequenceToSequence, load
 from recurra.papers.results import Result, write
 from recurra.tasks.table import Task
 from recurra.train import checkpoint
@@ -81,7 +81,7 @@ def _state(model: Any, data: Task, context: int) -> int:
     """Numbers that the model remembers of a sequence of `context` steps, a decoder of such a source."""
     steps = torch.zeros(1, context, data.channels) if data.channels else torch.zeros(1, context).long()
     steps = steps.to(next(model.parameters()).device)
-    if isinstance(model, EncoderDecoder):
+    if isinstance(model, SequenceToSequence):
         return _numbers(model.step(steps[:, 0], model.encode(steps, torch.tensor([context])))[1])
     return _numbers(model(steps)[1])
 

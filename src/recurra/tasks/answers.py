@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from recurra import state as states
 from recurra.models.cross_entropy import IGNORED
-from recurra.models.encoder_decoder import Pair
+from recurra.models.pairs import Pair
 from recurra.tasks.losses import CHUNK, device_of
 
 __all__ = ["CLOSE", "Answered", "Answers", "Inputs", "asked", "judge", "mean"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from recurra.blocks.stack import turn, whole_turns
+from recurra.models.classic import CLASSIC
 from recurra.tasks.table import TASKS, parse
 
 __all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
@@ -38,7 +39,10 @@ class TrainConfig:
         "", "Tokens: byte, char or bpe; none: the task's own.", among=("", "byte", "char", "bpe")
     )
     tokens: int = choice(4096, "Size of a bpe vocabulary.", at_least=257)
-    model: str = choice("mingru", "Block of all layers, or one of each: mingru,gru,... (see recurra models).")
+    model: str = choice(
+        "mingru",
+        "Block of all layers, or one of each: mingru,gru,... (see recurra models); classic: nn.LSTM.",
+    )
     encoder: str | None = choice(None, "Block of the encoder, where a task has pairs; none: as model.")
     cross: bool = choice(True, "Attention of the decoder to the source, where a task has pairs.")
     tied: bool = choice(False, "One table of tokens for all that a model reads and writes.")
@@ -91,6 +95,7 @@ class TrainConfig:
         if not self.smoothing < 1:
             raise ValueError(f"smoothing must be less than 1, got {self.smoothing}")
         task = parse(self.task)
+        self._check_classic(task.paired)
         if not task.paired and (self.encoder or not self.cross):
             raise ValueError(f"encoder and cross are for tasks with pairs, task is {self.task}")
         if self.target and not task.paired:
@@ -101,6 +106,16 @@ class TrainConfig:
             object.__setattr__(self, "context", task.context)
         if not self.depth:
             object.__setattr__(self, "depth", whole_turns(self._turn))
+
+    def _check_classic(self, paired: bool) -> None:
+        """Raise ValueError where it is asked for what `models.classic` does not have."""
+        if self.model != CLASSIC:
+            return
+        if not paired:
+            raise ValueError(f"model {CLASSIC} is for tasks with pairs, task is {self.task}")
+        others = [name for name in _OF_BLOCKS if getattr(self, name) != _DEFAULTS[name]]
+        if others:
+            raise ValueError(f"model {CLASSIC} leaves no choice of {', '.join(others)}")
 
     @property
     def _turn(self) -> list[str]:
@@ -144,6 +159,11 @@ FIXED = (
     *("width", "pattern", "depth", "expansion", "conv", "mlp", "dropout", "options"),
     *("context", "batch", "accumulate", "carry", "devices", "seed"),
 )
+
+
+# What is chosen of blocks, and how they are shared out.
+_OF_BLOCKS = ("encoder", "cross", "pattern", "expansion", "conv", "mlp", "options", "strategy")
+_DEFAULTS = {option.name: option.default for option in dataclasses.fields(TrainConfig)}
 
 
 def _words(text: str) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from recurra.models import EncoderDecoder, SequenceModel, encoder_decoder, language_model, load
+from recurra.models import SequenceModel, SequenceToSequence, classic, encoder_decoder, language_model, load
+from recurra.models.classic import CLASSIC
 from recurra.tasks.table import Task, parse
 from recurra.train import checkpoint
 from recurra.train.checkpoint import Position
@@ -53,12 +54,14 @@ def train(run: Run, fabric: Any) -> tuple[Position, Task]:
     return fit(model, data, config, run.out, fabric), data
 
 
-def build(config: TrainConfig, vocabulary: int, channels: int = 0) -> SequenceModel | EncoderDecoder:
+def build(config: TrainConfig, vocabulary: int, channels: int = 0) -> SequenceModel | SequenceToSequence:
     """The untrained model of these options: an encoder and a decoder where the task has pairs.
 
     For tokens, or for `channels` real numbers a step. Raises ValueError that names an option that it does
     not have.
     """
+    if config.model == CLASSIC:
+        return classic(vocabulary, config.width, config.depth, dropout=config.dropout, tied=config.tied)
     sizes, shape, tied = (vocabulary, config.width, config.depth), config.shape, config.tied
     if parse(config.task).paired:
         sides = config.encoder_layers, config.layers

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recurra.models.encoder_decoder import Pair
+from recurra.models.pairs import Pair
 from recurra.tasks.sampled import Sampled
 
 __all__ = ["EDGE", "Tokens", "Transduction"]

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from recurra.models.encoder_decoder import Pair
+from recurra.models.pairs import Pair
 from recurra.tasks.transduction.common import Tokens, Transduction
 
 __all__ = ["Expand"]
