@@ -2,6 +2,7 @@
 
 import doctest
 import gzip
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+from torch import Tensor
 
-from recurra.models import encoder_decoder
-from recurra.models.translate import attention, best, translate
+from recurra.models import Pair, classic, encoder_decoder
+from recurra.models.translate import best, maps, saliency, translate
 from recurra.tasks import translation
 from recurra.tasks.parallel import find_pairs
 from recurra.tasks.table import parse
 from recurra.tasks.translation import Buckets, Translation, batch, measured
+from tools import wake
 
 WORDS = ["ein", "zwei", "drei", "vier", "fünf", "sechs", "sieben"]
 
@@ -175,12 +178,39 @@ def test_sentences_in_and_out(data: Translation) -> None:
     assert [len(answers) for answers in together] == [2, 1, 2, 2]
     (hypotheses,) = best(model, [data.vocabulary.encode("drei")], data.vocabulary.size, 2)
     assert data.vocabulary.decode(hypotheses[0].tokens) == together[2][0][0]
-    seen = attention(model, [1, 2, 3], [4, 5], data.vocabulary.size)
-    assert seen.shape == (1, 3, 4)
-    assert seen.sum(-1).allclose(torch.ones(1, 3))
-    blind = encoder_decoder("mingru", "mingru", data.size, 8, 1, cross=False)
-    with pytest.raises(ValueError, match="no cross-attention"):
-        attention(blind, [1], [2], 280)
+
+
+def test_what_of_a_source_an_answer_comes_from() -> None:
+    sides, sizes = ("mingru", "mingru"), (11, 8, 2)
+    models = {"attention": [encoder_decoder(*sides, *sizes), classic(*sizes)]}
+    models["saliency"] = [encoder_decoder(*sides, *sizes, cross=False)]
+    for title, those in models.items():
+        for model in those:
+            found = maps(model, [1, 2, 3], [4, 5], 10)
+            assert all(name.startswith(title) for name in found)
+            for shares in found.values():
+                assert shares.shape == (3, 4)
+                assert shares.sum(-1).allclose(torch.ones(3))
+
+
+def test_saliency_is_what_moves_the_probability() -> None:
+    """Of a change of one word along its gradient, to the first order."""
+    model = wake(encoder_decoder("mingru", "mingru", 11, 8, 2, cross=False)).double().eval()
+    pair = Pair(torch.tensor([[1, 2, 10]]), torch.tensor([3]), torch.tensor([[10, 4]]))
+    x, size = model.represented(pair.source).detach(), 1e-4
+
+    def log_p(y: Tensor) -> Tensor:
+        hidden, _ = model.hidden(pair.target, model.encoded(y, pair.lengths))
+        return model.head(hidden)[0, 1].log_softmax(-1)[10]
+
+    want = torch.zeros(3, dtype=torch.float64)
+    for step, channel in itertools.product(range(3), range(8)):
+        moved = torch.zeros_like(x)
+        moved[0, step, channel] = size
+        with torch.no_grad():
+            want[step] += ((log_p(x + moved) - log_p(x - moved)) / (2 * size)).square()
+    shares = saliency(model, pair, 10)[1].double()
+    assert shares.allclose(want.sqrt() / want.sqrt().sum(), rtol=1e-4)
 
 
 def test_scores_are_of_what_is_to_be_tested_on(data: Translation) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from recurra.bench.plot import canvas
 from recurra.cli.generate import Run, opened
-from recurra.models import EncoderDecoder
-from recurra.models.translate import attention, best, translate
+from recurra.models import SequenceToSequence
+from recurra.models.translate import answers, maps
 from recurra.tasks.parallel import lines_of
 
 Sentences = Annotated[str, typer.Argument(metavar="FILE|-", help="Sentences, one a line; -: standard input.")]
@@ -22,21 +22,24 @@ def predict(
     beam: Annotated[int, typer.Option(min=1, help="Sentences that are kept; 1: the likeliest token.")] = 5,
     n_best: Annotated[int, typer.Option(min=1, help="Answers to a sentence, with their scores.")] = 1,
     picture: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE.png", help="Where it looks, of the first sentence.")
+        Path | None,
+        typer.Option("--map", metavar="FILE.png", help="What of the first sentence each word comes from."),
     ] = None,
 ) -> None:
     """Answer each line as soon as it is there; the empty line to an empty one."""
     model = opened(run)
-    if not isinstance(model, EncoderDecoder):
+    if not isinstance(model, SequenceToSequence):
         raise ValueError(f"{run} is no encoder and decoder: it goes on from a text, see recurra generate")
     if n_best > beam:
         raise ValueError(f"--n-best must be at most --beam, {beam}, got {n_best}")
-    lines = _read(file)
-    if picture:
-        lines = _drawn(model, lines, picture, beam)
     # A file is there at once, of the standard input nobody knows when the next line comes.
-    for answers in translate(model, lines, beam, 1 if file == "-" else 64):
-        for text, score in answers[:n_best]:
+    vocabulary: Any = model.vocabulary  # without which there are no answers
+    found = answers(model, _read(file), beam, 1 if file == "-" else 64)
+    for number, (line, hypotheses) in enumerate(found):
+        if picture and not number:
+            _draw(model, line, hypotheses[0].tokens, picture)
+        for tokens, score in hypotheses[:n_best]:
+            text = vocabulary.decode(tokens)
             print(f"{score:.4f}\t{text}" if n_best > 1 else text, flush=True)
 
 
@@ -47,24 +50,15 @@ def _read(file: str) -> Iterator[str]:
         yield from lines_of(Path(file))
 
 
-def _drawn(model: Any, lines: Iterator[str], path: Path, beam: int) -> Iterator[str]:
-    """The same lines; a picture is drawn of the first."""
-    for number, line in enumerate(lines):
-        if not number:
-            _draw(model, line, path, beam)
-        yield line
-
-
-def _draw(model: Any, line: str, path: Path, beam: int) -> None:
-    """A panel a layer: what it writes from top to bottom, what it reads from left to right."""
+def _draw(model: Any, line: str, target: list[int], path: Path) -> None:
+    """A panel a map: what it writes from top to bottom, what it reads from left to right."""
     vocabulary, source = model.vocabulary, model.vocabulary.encode(line)
-    target = best(model, [source], vocabulary.size, beam)[0][0].tokens
-    weights = attention(model, source, target, vocabulary.size)
     words = [[*(vocabulary.decode([token]) for token in tokens), "end"] for tokens in (source, target)]
-    picture, panels = canvas(len(weights), line)
-    for number, (axes, layer) in enumerate(zip(panels, weights, strict=True)):
-        axes.imshow(layer.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    found = maps(model, source, target, vocabulary.size)
+    picture, panels = canvas(len(found), line)
+    for axes, (title, shares) in zip(panels, found.items(), strict=True):
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(words[0])), words[0], rotation=90, fontsize=7)
         axes.set_yticks(range(len(words[1])), words[1], fontsize=7)
-        axes.set_title(f"decoder block {number}", fontsize=9)
+        axes.set_title(title, fontsize=9)
     picture.savefig(path, dpi=110)

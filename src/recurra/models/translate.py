@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurra.models.encoder_decoder import Pair
+from recurra.models.generate import evaluating
+from recurra.models.pairs import Pair
 from recurra.models.search import Hypothesis, Limits, beam_search
 
-__all__ = ["attention", "best", "padded", "translate"]
+__all__ = ["answers", "best", "maps", "padded", "saliency", "translate"]
 
 # Sentences that are searched at a time.
 TOGETHER = 64
@@ -44,10 +45,10 @@ def best(
     return [found[i] for i in range(len(sources))]
 
 
-def translate(
+def answers(
     model: Any, sentences: Iterable[str], beam: int = 5, together: int = TOGETHER, penalty: float = 1.0
-) -> Iterator[list[tuple[str, float]]]:
-    """For each sentence its answers and their scores, the best first, `together` sentences at a time.
+) -> Iterator[tuple[str, list[Hypothesis]]]:
+    """Each sentence and its answers in tokens, the best first, `together` sentences at a time.
 
     Where there is nothing to translate the answer is empty. The model has its vocabulary; the token behind
     those begins and ends a sentence. Raises ValueError where it has none.
@@ -60,30 +61,47 @@ def translate(
         said = [vocabulary.encode(line) for line in chunk if line.strip()]
         found = iter(best(model, said, vocabulary.size, beam, penalty))
         for line in chunk:
-            hypotheses = next(found) if line.strip() else [Hypothesis([], 0.0)]
-            yield [(vocabulary.decode(h.tokens), h.score) for h in hypotheses]
+            yield line, next(found) if line.strip() else [Hypothesis([], 0.0)]
 
 
-@torch.no_grad()
-def attention(model: Any, source: Sequence[int], target: Sequence[int], edge: int) -> Tensor:
-    """Where the decoder looks while it writes a target: [layers, T + 1, S + 1], the mean over heads.
+def translate(
+    model: Any, sentences: Iterable[str], beam: int = 5, together: int = TOGETHER, penalty: float = 1.0
+) -> Iterator[list[tuple[str, float]]]:
+    """The `answers` to each sentence as texts, with their scores."""
+    for _, found in answers(model, sentences, beam, together, penalty):
+        yield [(model.vocabulary.decode(h.tokens), h.score) for h in found]
 
-    Raises ValueError where it has no cross-attention.
+
+def maps(model: Any, source: Sequence[int], target: Sequence[int], edge: int) -> dict[str, Tensor]:
+    """What of a source each token of a target comes from, [T + 1, S + 1] with their ends, by its title.
+
+    Where the decoder's attentions look, the mean over heads; of a model without any its `saliency`.
     """
-    if not len(model.crosses):
-        raise ValueError("the model has no cross-attention: it knows the source by its state alone")
-    seen: list[Tensor] = []
+    pair = _pair(model, source, target, edge)
+    with torch.no_grad(), evaluating(model):
+        looks = model.looks(pair)
+    if not looks:
+        return {"saliency: gradients by the source": saliency(model, pair, edge).cpu()}
+    return {f"attention of decoder block {i}": seen[0].cpu() for i, seen in enumerate(looks)}
 
-    def look(cross: Any, given: tuple[Tensor, Tensor, Tensor]) -> None:
-        seen.append(cross.weights(*given)[0].mean(0))
 
+def saliency(model: Any, pair: Pair, edge: int) -> Tensor:
+    """|d log p(token) / d x_s| of each token of one target, and of its end, [T, S]; each row's sum is 1.
+
+    x_s is what the encoder reads at step s (arXiv 1312.6034, section 3, of words for pixels).
+    """
+    written = torch.cat([pair.target[0, 1:], pair.target.new_tensor([edge])])
+    with torch.enable_grad(), evaluating(model):
+        x = model.represented(pair.source).detach().requires_grad_()
+        hidden, _ = model.hidden(pair.target, model.encoded(x, pair.lengths))
+        log_p = model.head(hidden)[0].float().log_softmax(-1).gather(1, written[:, None])[:, 0]
+        each = [torch.autograd.grad(token, x, retain_graph=True)[0] for token in log_p]
+    return torch.nn.functional.normalize(torch.cat(each).norm(dim=-1), p=1, dim=-1)
+
+
+def _pair(model: Any, source: Sequence[int], target: Sequence[int], edge: int) -> Pair:
+    """A source with its end, and what a decoder reads while it writes the target and its end."""
     tokens, lengths = padded([[*source, edge]], edge)
     read, _ = padded([[edge, *target]], edge)
-    handles = [cross.register_forward_pre_hook(look) for cross in model.crosses]
-    try:
-        device = next(model.parameters()).device
-        model(Pair(tokens.to(device), lengths.to(device), read.to(device)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(seen).cpu()
+    device = next(model.parameters()).device
+    return Pair(tokens.to(device), lengths.to(device), read.to(device))

@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from recurra.models.cross_entropy import IGNORED
-from recurra.models.encoder_decoder import Pair
 from recurra.models.files import read_json, write_alone
+from recurra.models.pairs import Pair
 from recurra.models.translate import best, padded
 from recurra.models.vocabulary import (
     BPEVocabulary,
@@ -129,7 +129,11 @@ class Translation:
 
     def score(self, model: Any, context: int, count: int) -> float:
         """Perplexity of `count` held-out translations, all through them; more than there are: of all."""
-        return self._perplexity(model, self.valid, count)
+        return self._perplexity(model, self._valid[:: max(len(self._valid) // count, 1)])
+
+    @cached_property
+    def _valid(self) -> list[Coded]:
+        return _coded(self.valid, self.vocabulary)
 
     def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
         """BLEU, chrF and perplexity on what is to be tested on: `bleu@test`."""
@@ -150,14 +154,13 @@ class Translation:
         edge, encode = self.vocabulary.size, self.vocabulary.encode
         found = best(model, [encode(line) for line in self.test.sources], edge)
         written = [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
-        perplexity = self._perplexity(model, self.test, len(self.test))
+        perplexity = self._perplexity(model, _coded(self.test, self.vocabulary))
         return {**measured(written, self.test.targets), self.metric: (perplexity, "")}
 
     @torch.no_grad()
-    def _perplexity(self, model: Any, pairs: Pairs, count: int) -> float:
-        chosen = pairs.every(max(len(pairs) // count, 1), 0)
+    def _perplexity(self, model: Any, pairs: Sequence[Coded]) -> float:
         nats, tokens = 0.0, 0
-        for rows in _of_like_lengths(_coded(chosen, self.vocabulary)):
+        for rows in _of_like_lengths(pairs):
             pair, targets = batch(rows, self.vocabulary.size)
             pair = Pair(*(x.to(device_of(model)) for x in pair))
             asked = int((targets != IGNORED).sum())
