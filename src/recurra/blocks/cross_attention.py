@@ -1,6 +1,7 @@
 """What lets a decoder look at what an encoder made of another sequence."""
 
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from recurra.blocks.common import add_residual, check_width
 from recurra.ops.cross_attention import cross_attention, cross_weights
@@ -29,21 +30,33 @@ class CrossAttention(nn.Module):
         self.out = Linear(width, width, bias=False)
 
     def remember(self, memory: Tensor) -> Tensor:
-        """Keys and values of the memory, [B, S, 2, heads, channels]: made once for a sequence."""
+        """Keys and values of the memory, [B, 2, heads, S, channels], as a step reads them: made once."""
         check_width(memory, ("batch", "source"), self.width)
         kv: Tensor = self.keys(memory).unflatten(-1, (2, -1, self.channels))
-        return kv
+        return kv.permute(0, 2, 3, 1, 4).contiguous()
 
     def forward(self, x: Tensor, remembered: Tensor, lengths: Tensor | None = None) -> Tensor:
         """y [B, T, width]; lengths [B] of the memory's rows."""
         check_width(x, ("batch", "time"), self.width)
-        k, v = remembered.unbind(2)
+        k, v = remembered.transpose(2, 3).unbind(1)
         y = cross_attention(self._queries(x), k, v, lengths).flatten(-2)
         return add_residual(self.out, y, x, self.dropout if self.training else 0.0)
 
+    def step(self, x_t: Tensor, remembered: Tensor, alive: Tensor) -> Tensor:
+        """One step: y_t [B K, width] of x_t [B K, width]; alive [B, S] bool: what may be read, not nothing.
+
+        The K rows of a memory stand one behind the other. What may not be read is to be finite.
+        """
+        check_width(x_t, ("batch",), self.width)
+        q = self._queries(x_t.unflatten(0, (len(remembered), -1))).transpose(1, 2)
+        k, v = remembered.unbind(1)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=alive[:, None, None])
+        y = y.transpose(1, 2).reshape(x_t.shape)
+        return add_residual(self.out, y, x_t, self.dropout if self.training else 0.0)
+
     def weights(self, x: Tensor, remembered: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Where each position of x [B, T, width] looks, [B, heads, T, S]."""
-        return cross_weights(self._queries(x), remembered[:, :, 0], lengths)
+        return cross_weights(self._queries(x), remembered[:, 0].transpose(1, 2), lengths)
 
     def _queries(self, x: Tensor) -> Tensor:
         q: Tensor = self.query(self.norm(x)).unflatten(-1, (-1, self.channels))

@@ -16,6 +16,7 @@ from recurra.bench import peers as peer_bench
 from recurra.bench import step as step_bench
 from recurra.bench import swap as swap_bench
 from recurra.bench import train as train_bench
+from recurra.bench import translate as translate_bench
 from recurra.bench.plot import draw_generate, draw_long, draw_models, draw_shapes, draw_train
 from recurra.bench.report import Row, markdown, progress, record, write_record, write_rows, write_text
 from recurra.bench.speed_plots import draw_figure, draw_position
@@ -178,6 +179,29 @@ def generate(
         print(markdown(generate_bench.COLUMNS, rows), flush=True)
         write_rows(out / "generate.csv", generate_bench.COLUMNS, [row for group in groups for row in group])
     leave(out / "generate.png", groups, 1)
+
+
+@app.command()
+def translate(
+    model: Annotated[
+        str, typer.Option(metavar="A,B", help="Blocks (see recurra models), classic.")
+    ] = ",".join(translate_bench.MODELS),
+    width: Annotated[int, typer.Option(min=8, help="Of the first; the others have its parameters.")] = 256,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
+    threads: Threads = CORES,
+    out: Out = Path("results"),
+) -> None:
+    """Encoders and decoders of equal parameters: sentences a second, and tokens of training a second."""
+    try:
+        configs = translate_bench.equal(model.split(","), width)
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+    groups = []
+    for rows in translate_bench.run(configs, repeats, threads, progress):
+        groups.append(rows)
+        print(markdown(translate_bench.COLUMNS, rows), flush=True)
+        write_rows(out / "translate.csv", translate_bench.COLUMNS, [row for group in groups for row in group])
+    write_record(out / "translate.json", record(threads))
 
 
 @app.command()

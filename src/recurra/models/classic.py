@@ -92,15 +92,13 @@ class ClassicEncoderDecoder(SequenceToSequence):
     def hidden(self, target: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """What the head reads, [B, T, width], from target [B, T]; and the state behind it."""
         h, blocks = self._read(target, state.blocks)
-        memory = state.remembered[1]
-        context = self._weights(h, state).to(memory.dtype) @ memory
-        mixed = torch.tanh(self.mix(torch.cat([context, h], -1)))
-        return self.dropout(mixed), state._replace(blocks=blocks)
+        return self._mixed(h, state), state._replace(blocks=blocks)
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""
-        x, state = self.hidden(token[:, None], state)
-        return self.head(x[:, 0]), state
+        h, blocks = self._read(token[:, None], state.blocks)
+        beams = h[:, 0].unflatten(0, (len(state.lengths), -1))
+        return self.head(self._mixed(beams, state).flatten(0, 1)), state._replace(blocks=blocks)
 
     def looks(self, pair: Pair) -> list[Tensor]:
         """Where the decoder looks, [B, T, S], in a list of one."""
@@ -112,6 +110,13 @@ class ClassicEncoderDecoder(SequenceToSequence):
         begin = tuple(map(torch.stack, zip(*blocks, strict=True)))
         h, ends = self.decoder(self.dropout(self.embed(target)), begin)
         return h, _layers(*ends)
+
+    def _mixed(self, h: Tensor, state: DecoderState) -> Tensor:
+        """tanh(W_c [c; h]) of h [R, T, width], where beams may stand in the place of time."""
+        memory = state.remembered[1]
+        context = self._weights(h, state).to(memory.dtype) @ memory
+        mixed: Tensor = self.dropout(torch.tanh(self.mix(torch.cat([context, h], -1))))
+        return mixed
 
     def _weights(self, h: Tensor, state: DecoderState) -> Tensor:
         """p [B, T, S]."""

@@ -21,7 +21,8 @@ class Pair(NamedTuple):
 class DecoderState(NamedTuple):
     """What a decoder goes on from: its layers' states, and what its attentions know of the source.
 
-    remembered: [B, S, ...] for each, none without attention; lengths [B].
+    remembered: [R, ...] for each, none without attention; lengths [R]. Rows of blocks are R, or of a search
+    R K: the K beams of a source one behind the other, for all of which it is remembered once.
     """
 
     blocks: State

@@ -1,6 +1,6 @@
 """What an encoder-decoder answers: the likeliest sentences that a beam finds, or sentences that are drawn."""
 
-from itertools import count
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recurra import state as states
 from recurra.models.generate import Sampler, evaluating
+from recurra.models.pairs import DecoderState
 
 __all__ = ["Hypothesis", "Limits", "beam_search", "sample"]
 
@@ -34,19 +35,53 @@ class Hypothesis(NamedTuple):
     score: float
 
 
-class _Beams(NamedTuple):
-    """Beginnings of sentences, K for each of R sources: its number rows [R], log-probabilities [R, K],
-    tokens [R, K, t], log p of what follows [R, K, V] and a state of R K rows."""
+class _Sentence:
+    """What is known of the answer to one source: beginnings, with their log-probabilities, and whole ones."""
 
-    rows: Tensor
-    scores: Tensor
-    tokens: Tensor
-    following: Tensor
-    state: Any
+    def __init__(self, longest: int, limits: Limits, beam: int, penalty: float) -> None:
+        self.longest, self.end, self.beam, self.penalty = longest, limits.end, beam, penalty
+        self.begun: list[tuple[list[int], float]] = [([], 0.0)]
+        self.found: list[Hypothesis] = []
 
-    @property
-    def width(self) -> int:
-        return self.scores.shape[1]
+    def grow(self, words: list[list[int]], following: list[list[float]]) -> list[int]:
+        """Make each beginning one token longer, the best of all that are possible: which one each comes from.
+
+        words and following: the likeliest tokens behind each beginning and their log-probabilities, two for
+        each of the beam: where half of the best end, the other half goes on.
+        """
+        each = enumerate(zip(words, following, self.begun, strict=True))
+        made = [
+            (score + p, parent, word)
+            for parent, (their_words, their_p, (_, score)) in each
+            for word, p in zip(their_words, their_p, strict=True)
+        ]
+        best = sorted(made, key=itemgetter(0), reverse=True)[: 2 * self.beam]
+        for score, parent, _ in (one for one in best[: self.beam] if one[2] == self.end):
+            self._find(self.begun[parent][0], score, len(self.begun[parent][0]) + 1)
+        going = [one for one in best if one[2] != self.end][: self.beam]
+        self.begun = [([*self.begun[parent][0], word], score) for score, parent, word in going]
+        return [parent for _, parent, _ in going]
+
+    def goes_on(self) -> bool:
+        """Whether a beginning may still beat what was found; where there is no room left, it is an answer."""
+        tokens, score = self.begun[0]
+        if len(tokens) == self.longest:
+            for whole, p in self.begun:
+                self._find(whole, p, self.longest)
+            return False
+        best = score / _normaliser(self.longest, self.penalty)
+        return len(self.answers()) < self.beam or self.answers()[-1].score < best
+
+    def answers(self) -> list[Hypothesis]:
+        """The best that were found."""
+        return sorted(self.found, key=lambda h: -h.score)[: self.beam]
+
+    def _find(self, tokens: list[int], score: float, length: int) -> None:
+        self.found.append(Hypothesis(tokens, score / _normaliser(length, self.penalty)))
+
+
+def _normaliser(length: int, penalty: float) -> float:
+    return float(((5 + length) / 6) ** penalty)
 
 
 @torch.no_grad()
@@ -61,94 +96,46 @@ def beam_search(
     """
     if beam < 1:
         raise ValueError(f"beam must be at least 1, got {beam}")
-    longest, found = limits.each(source), [list[Hypothesis]() for _ in source]
+    sentences = [_Sentence(n, limits, beam, penalty) for n in limits.each(source).tolist()]
     with evaluating(model):
-        beams = _begin(model, source, lengths, limits, beam)
-        for length in count(1):
-            beams, parents = _chosen(beams, limits, found, _normaliser(length, penalty))
-            left = longest[beams.rows] - length
-            _give_up(beams, left <= 0, found, _normaliser(length, penalty))
-            reach = [_normaliser(n, penalty) for n in (left + length).tolist()]
-            going_on = _may_improve(beams, found, reach) & (left > 0)
-            if not going_on.any():
-                break
-            beams = _read(model, beams, parents, going_on.nonzero().flatten())
-    return [sorted(kept, key=lambda h: -h.score)[:beam] for kept in found]
+        open_ones, tokens = list(sentences), [limits.begin] * len(source)
+        state = model.encode(source, lengths)
+        while open_ones:
+            logits, state = model.step(torch.tensor(tokens, device=source.device), state)
+            rows = _grown(open_ones, *_likeliest(logits, beam))
+            going = [i for i, one in enumerate(open_ones) if one.goes_on()]
+            state = _selected(state, [row for i in going for row in rows[i]], going)
+            open_ones = [open_ones[i] for i in going]
+            tokens = [begun[-1] for one in open_ones for begun, _ in one.begun]
+    return [one.answers() for one in sentences]
 
 
-def _normaliser(length: int, penalty: float) -> float:
-    return float(((5 + length) / 6) ** penalty)
+def _likeliest(logits: Tensor, beam: int) -> tuple[list[list[int]], list[list[float]]]:
+    """The 2 `beam` likeliest tokens of each row of logits [B, V], all where V is less, and their
+    log-probabilities."""
+    p, words = logits.float().log_softmax(1).topk(min(2 * beam, logits.shape[1]))
+    return words.tolist(), p.tolist()
 
 
-def _begin(model: Any, source: Tensor, lengths: Tensor, limits: Limits, beam: int) -> _Beams:
-    """Beams that are all alike, of which only the first counts."""
-    first = torch.full((len(source),), limits.begin, device=source.device)
-    logits, state = model.step(first, model.encode(source, lengths))
-    rows = torch.arange(len(source), device=source.device)
-    scores = torch.full((len(source), beam), -torch.inf, device=source.device)
-    scores[:, 0] = 0
-    p = logits.float().log_softmax(-1)[:, None].expand(-1, beam, -1)
-    tokens = rows.new_empty(len(source), beam, 0)
-    return _Beams(rows, scores, tokens, p, states.select(state, rows.repeat_interleave(beam)))
+def _grown(
+    sentences: list[_Sentence], words: list[list[int]], following: list[list[float]]
+) -> list[list[int]]:
+    """Of each sentence the rows of the state that its beginnings come from, once they are longer."""
+    count, rows = len(words) // len(sentences), []
+    for first, one in zip(range(0, len(words), count), sentences, strict=True):
+        own = slice(first, first + count)
+        rows.append([first + parent for parent in one.grow(words[own], following[own])])
+    return rows
 
 
-def _chosen(
-    beams: _Beams, limits: Limits, found: list[list[Hypothesis]], normaliser: float
-) -> tuple[_Beams, Tensor]:
-    """Each beam one token longer, the best of all that are possible, and which beam [R, K] each comes from.
-
-    Those that end among the best K are found.
-    """
-    width, size = beams.width, beams.following.shape[-1]
-    total = (beams.scores[..., None] + beams.following).flatten(1)
-    scores, flat = total.topk(min(2 * width, total.shape[1]))
-    parents, token = flat // size, flat % size
-    tokens = torch.cat([_along(beams.tokens, parents), token[..., None]], 2)
-    ended = token == limits.end
-    best = torch.arange(scores.shape[1], device=token.device) < width
-    for r, k in (ended & best & scores.isfinite()).nonzero().tolist():
-        sentence = tokens[r, k, :-1].tolist()
-        found[int(beams.rows[r])].append(Hypothesis(sentence, float(scores[r, k]) / normaliser))
-    order = ended.int().argsort(dim=1, stable=True)[:, :width]
-    scores = scores.masked_fill(ended, -torch.inf).gather(1, order)
-    return beams._replace(scores=scores, tokens=_along(tokens, order)), parents.gather(1, order)
-
-
-def _along(x: Tensor, index: Tensor) -> Tensor:
-    """x [R, K, t] at index [R, J] of its second axis."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
-
-
-def _may_improve(beams: _Beams, found: list[list[Hypothesis]], normalisers: list[float]) -> Tensor:
-    """[R] bool: beams that may still beat what was found for them; normalisers: those of the longest."""
-    best = (beams.scores[:, 0].tolist(), beams.rows.tolist(), normalisers)
-    done = [
-        len(found[row]) >= beams.width
-        and sorted(h.score for h in found[row])[-beams.width] >= score / normaliser
-        for score, row, normaliser in zip(*best, strict=True)
-    ]
-    return ~torch.tensor(done, dtype=torch.bool, device=beams.rows.device)
-
-
-def _read(model: Any, beams: _Beams, parents: Tensor, which: Tensor) -> _Beams:
-    """The beams of some sources, of which the model has read the last tokens, from their parents' states."""
-    rows, scores, tokens = (x[which] for x in (beams.rows, beams.scores, beams.tokens))
-    before = (which[:, None] * beams.width + parents[which]).flatten()
-    if len(which) == len(parents):  # what is remembered of a source is the same for all of its beams
-        state = beams.state._replace(blocks=states.select(beams.state.blocks, before))
-    else:
-        state = states.select(beams.state, before)
-    logits, state = model.step(tokens[..., -1].flatten(), state)
-    following = logits.float().log_softmax(-1).unflatten(0, scores.shape)
-    return _Beams(rows, scores, tokens, following, state)
-
-
-def _give_up(beams: _Beams, which: Tensor, found: list[list[Hypothesis]], normaliser: float) -> None:
-    """Where there is no room for more, what has not ended is an answer."""
-    for r in which.nonzero().flatten().tolist():
-        for score, tokens in zip(beams.scores[r].tolist(), beams.tokens[r].tolist(), strict=True):
-            if score > -torch.inf:
-                found[int(beams.rows[r])].append(Hypothesis(tokens, score / normaliser))
+def _selected(state: DecoderState, rows: list[int], sources: list[int]) -> DecoderState:
+    """The state of some rows, and what is known of some sources; what stays as it is, is not copied."""
+    blocks, remembered, lengths = state
+    if rows != list(range(len(rows))) or len(sources) < len(lengths):
+        blocks = states.select(blocks, rows)
+    if len(sources) < len(lengths):
+        remembered, lengths = states.select((remembered, lengths), sources)
+    return DecoderState(blocks, remembered, lengths)
 
 
 @torch.no_grad()
