@@ -34,14 +34,20 @@ def test_a_step_makes_every_gradient(name):
     assert all(leaf.grad is None for leaf in (x, *layer.parameters()))
 
 
-def test_the_loop_is_the_library_layer():
-    """The same weights, the same numbers."""
-    loop, whole = baselines.CellLoop(torch.nn.LSTMCell, 8), torch.nn.LSTM(8, 8, batch_first=True)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_loop_is_the_library_layer(compiled, monkeypatch):
+    """The same weights, the same numbers; what is compiled meets one layout, whatever T."""
+    strides = set()
+    monkeypatch.setattr(torch, "compile", lambda cell, dynamic: cell)
+    loop, whole = baselines.CellLoop(torch.nn.LSTMCell, 8, compiled), torch.nn.LSTM(8, 8, batch_first=True)
     with torch.no_grad():
         for name, p in loop.cell.named_parameters():
             whole.get_parameter(f"{name}_l0").copy_(p)
-    x = torch.randn(2, 5, 8)
-    torch.testing.assert_close(loop(x), whole(x)[0])
+    loop.cell.register_forward_pre_hook(lambda _, given: strides.add(given[0].stride()))
+    for time in (2, 5):
+        x = torch.randn(2, time, 8)
+        torch.testing.assert_close(loop(x), whole(x)[0])
+    assert len(strides) == (1 if compiled else 2)
 
 
 def test_figure_leaves_csv_record_and_picture(tmp_path, tiny, read, capsys):
@@ -67,8 +73,9 @@ def test_what_would_take_too_long_or_too_much_is_not_run():
     told = figure.skipped(CELL, Place(2, 64, 8, "fp32"), last, 4, 1e6)
     assert told == "about 16 s a call expected, at most 4 s allowed"
     assert "GiB expected" in figure.skipped(CELL, Place(2, 64, 8, "fp32"), last, 60, 1599)
-    assert "GiB expected" in figure.skipped(CELL, Place(64, 2**16, 64, "fp32"), None, 60, 2000)
+    assert "GiB expected" in figure.skipped(MINGRU, Place(64, 2**16, 64, "fp32"), None, 60, 2000)
     assert "up to T = 32" in figure.skipped(LOOP, Place(2, 64, 8, "fp32"), None, 60, 1e6)
+    assert "up to T = 4096" in figure.skipped(CELL, Place(2, 8192, 8, "fp32"), None, 60, 1e6)
 
 
 def test_a_layer_that_cannot_run_says_why(tiny, monkeypatch):

@@ -35,13 +35,15 @@ class CellLoop(nn.Module):
     def __init__(self, cell: type[nn.Module], width: int, compiled: bool = False) -> None:
         super().__init__()
         made: Any = cell(width, width)
-        self.cell = torch.compile(made, dynamic=False) if compiled else made
+        self.cell, self.compiled = torch.compile(made, dynamic=False) if compiled else made, compiled
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         state: Any = None
-        hs = []
-        for x_t in x.unbind(1):
+        hs, xs = [], x.transpose(0, 1)
+        if self.compiled:
+            xs = xs.contiguous()  # else a step's strides, and with them the compiled code, depend on T
+        for x_t in xs:
             state = self.cell(x_t, state)
             hs.append(state[0] if isinstance(state, tuple) else state)
         return torch.stack(hs, 1)

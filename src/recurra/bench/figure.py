@@ -2,7 +2,7 @@
 
 A row for every layer at every T. What is expected to take longer than the limit, or more memory than there
 is, is not run, and its row says so. torch.compile unrolls a loop over time, which takes it a second or more a
-step: the whole loop is compiled up to `UNROLLED` steps, and its cell alone for all T.
+step: the whole loop is compiled up to `UNROLLED` steps, and its cell alone up to `LOOPED`.
 """
 
 import sys
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from recurra.bench.baselines import (
+    COMPILED_CELL,
     COMPILED_LOOP,
     DTYPES,
+    LOOP,
     ON_CPU,
     Build,
     Row,
@@ -32,7 +34,7 @@ Say = Callable[[str], None]
 
 BATCH, WIDTHS = 64, (64, 256)
 TIMES = (32, 128, 512, 2048, 4096, 16384, 65536)
-UNROLLED = 32
+UNROLLED, LOOPED = 32, 4096
 LAYERS: dict[str, Build] = {**ours(), **traditional(ON_CPU)}
 
 
@@ -70,6 +72,8 @@ def skipped(layer: str, place: Place, last: Row | None, limit: float, mib: float
     """Why a layer is not run, empty where it is; `last` is its row of the most steps, in steps of so few."""
     if layer.endswith(COMPILED_LOOP) and place.time > UNROLLED:
         return f"torch.compile unrolls the loop: up to T = {UNROLLED}; see its compiled cell"
+    if (LOOP in layer or COMPILED_CELL in layer) and place.time > LOOPED:
+        return f"a loop in Python: up to T = {LOOPED}"
     longer = place.time / last["time"] if last else 0.0
     seconds = last["median_ms"] / 1e3 * longer if last else 0.0
     if seconds > limit:
