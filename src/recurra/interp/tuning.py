@@ -12,8 +12,8 @@ from recurra.interp.lens import Lens
 
 __all__ = ["PAPER", "QUICK", "Depth", "Recipe", "Trajectory", "by_depth", "fit", "trajectory"]
 
-# Tokens that are read at a time.
-_AT_ONCE = 8192
+# Tokens, and logits of a block, that are there at a time.
+_TOKENS, _LOGITS = 2**13, 2**26
 
 
 class Recipe(NamedTuple):
@@ -68,15 +68,16 @@ def fit(
     parameters = list(lens.parameters())
     if not parameters:
         raise ValueError(f"{type(lens).__name__} has nothing to train")
-    lens.prepare(batch(0)[: max(1, _AT_ONCE // recipe.context)])
+    rows = max(1, min(_TOKENS, _LOGITS // len(lens.subject.unembedding)) // recipe.context)
+    lens.prepare(batch(0)[:rows])
     optimizer = recipe.made(parameters)
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * (1 - step / recipe.steps)
         optimizer.zero_grad()
         nats, tokens = 0.0, batch(step)
-        for rows in tokens.split(max(1, _AT_ONCE // recipe.context)):
-            nats += _learn(lens, parameters, rows, len(rows) / len(tokens))
+        for part in tokens.split(rows):
+            nats += _learn(lens, parameters, part, len(part) / len(tokens))
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         optimizer.step()
         told(step + 1, nats / len(lens.blocks))
