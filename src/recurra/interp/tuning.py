@@ -91,11 +91,7 @@ def _learn(lens: Lens, parameters: list[Any], tokens: Tensor, share: float) -> f
         with torch.enable_grad():
             loss = share * _divergence(final, lens(value, block)).mean()
             # Of the lens alone: those of the head are nobody's.
-            for p, grad in zip(
-                parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
-            ):
-                if grad is not None:
-                    p.grad = grad if p.grad is None else p.grad + grad
+            loss.backward(inputs=parameters)
         total += loss.item()
     return total
 
