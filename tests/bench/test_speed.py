@@ -123,6 +123,7 @@ def test_the_page_is_one_file_that_names_machines_and_days(results, capsys):
     assert "2026-01-02: <code>recurra bench something</code>" in text
     assert "2026-03-04: <code>python gpu.py</code>" in text
     assert "Not timed: it takes too long." in text
+    assert "<td>gpu_card.json</td><td>Card</td><td>2026-03-04</td><td>python gpu.py</td>" in text
     assert "ms, threads: 1</td>" in text
     assert "Thread scaling" not in text
 

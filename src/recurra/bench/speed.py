@@ -1,12 +1,13 @@
 """The speed report: one page of what the result files of a folder say, each with its machine and its day."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from recurra.bench import speed_plots, tables
-from recurra.bench.page import Heading, Part, Picture, html_page
+from recurra.bench.page import Heading, Part, Picture, Table, html_page
 from recurra.bench.paper import MEMORY, TRUST
 from recurra.bench.plot import canvas
 from recurra.bench.report import Row, write_text
@@ -16,7 +17,7 @@ from recurra.bench.roof import roofs
 __all__ = ["write"]
 
 INTRODUCTION = (
-    "Made from the result files beside this page by recurra bench report. Times are medians; unless a line "
+    "Made from the result files beside this page by `recurra bench report`. Times are medians; unless a line "
     "says otherwise a time is of forward and backward of one layer, to the gradients of its input and of all "
     "its parameters. Memory is the peak of such a step: at batch 64 with the input and the gradient of the "
     "output, against T without these two."
@@ -38,13 +39,14 @@ def write(results: Path) -> Path:
     parts += _roofline(found, folder)
     parts += _position(results, folder)
     parts += _threads(results)
+    parts += _files(results)
     write_text(results / "report.html", html_page(parts, "recurra: speed and memory"))
     return results / "report.html"
 
 
-def missing(what: str, command: str) -> str:
+def missing(what: str, *commands: str) -> str:
     """What a section says that has no file."""
-    return f"{what}: not measured here yet. {command} does it."
+    return f"{what}: not measured here yet; to be made by {' and '.join(f'`{c}`' for c in commands)}."
 
 
 def _save(picture: Any, path: Path, caption: str) -> Picture:
@@ -60,7 +62,7 @@ def _cpu_missing(found: Sequence[Device]) -> Iterator[str]:
     if not any("cpu" in d.figure.made and d.figure.rows for d in found):
         yield missing("On a CPU", FIGURE)
     if not any("device" in d.figure.made for d in found):
-        yield missing("On a GPU", "python benchmarks/gpu.py --all, on a machine that has one,")
+        yield missing("On a GPU", "python benchmarks/gpu.py --all")
 
 
 def _paper(found: Sequence[Device], folder: Path) -> Iterator[Part]:
@@ -193,4 +195,17 @@ def _threads(results: Path) -> Iterator[Part]:
         yield from map(made_by, (measured.made for measured in found))
         yield tables.thread_times(sorted(found, key=lambda measured: int(measured.made["threads"])))
     if len(found) < len({1, 2}):
-        yield missing("Thread scaling", f"{'' if found else 'recurra bench train and '}{THREADS}")
+        yield missing("Thread scaling", *([] if found else ["recurra bench train"]), THREADS)
+
+
+def _files(results: Path) -> Iterator[Part]:
+    yield Heading("All result files", 2)
+    heads = ("file", "machine", "day", "command")
+    records = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    made = {path.name: record.get("machine", record) for path, record in records.items()}
+    values = (
+        (name, m.get("device") or m["cpu"], m["date"][:10], m["command"])
+        for name, m in made.items()
+        if {"date", "command"} <= m.keys()
+    )
+    yield Table(heads, [dict(zip(heads, line, strict=True)) for line in values])
