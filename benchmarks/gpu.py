@@ -4,6 +4,8 @@
     python benchmarks/gpu.py --scan --out /tmp     # parts: --correctness --bandwidth --scan --figure
     python benchmarks/gpu.py --all --toy           # to its end in seconds, on a CPU too: no numbers
 
+    TRITON_INTERPRET=1 python benchmarks/gpu.py --correctness --toy   # Triton's own, on a CPU
+
 Needs this package, torch >= 2.10 and Triton >= 3.6, no network. torch's defaults for TF32 are left as they
 are and written down: cuDNN may use it, matrix products do not. torch (2.11)
 warns that it compacts the weights of a cuDNN layer at every call where it did not flatten them, and its list
@@ -21,13 +23,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +40,12 @@ import recurra
 from recurra import ops
 from recurra.bench import baselines, scan
 from recurra.bench.baselines import DTYPES
-from recurra.ops import gated, native
+from recurra.ops import gated, kernels, native
+from recurra.ops.causal_conv import conv_open
 from recurra.ops.linear import linear_loop, linear_parallel
-from recurra.state import LinearState
+from recurra.ops.selective import selective_open
+from recurra.ops.softmax import softmax_open
+from recurra.state import ConvState, LinearState, SelectiveState, SoftmaxState
 
 Row = dict[str, Any]
 CUDA = torch.cuda.is_available()
@@ -105,7 +112,7 @@ def release() -> None:
 
 
 # ----------------------------------------------------------------------------------------------
-# Correctness: every gate, dtype, mask and direction, one chunk of time and several, against fp64.
+# Correctness: every equation, dtype, mask and direction, one chunk of time and several, against fp64.
 
 TOLERANCE = {"fp32": 64.0, "bf16": 4.0, "fp16": 4.0}  # relative RMS error in eps of the dtype
 
@@ -113,24 +120,26 @@ TOLERANCE = {"fp32": 64.0, "bf16": 4.0, "fp16": 4.0}  # relative RMS error in ep
 def correctness_cases(toy: bool) -> list[tuple[Any, ...]]:
     shapes = [(2, 33, 5)] if toy else [(3, 300, 40), (1, 4100, 64)]
     masks = ((False, False), (True, False), (True, True))  # (masked, reverse)
-    return list(product(["linear", *gated.FUSIONS], shapes, DTYPES, masks))
+    cases = list(product(["linear", *gated.FUSIONS, *EQUATIONS], shapes, DTYPES, masks))
+    return [case for case in cases if case[0] not in FORWARD_ALONE or not case[3][1]]
 
 
 def correctness(case: tuple[Any, ...]) -> Row:
     """The worst error of outputs, final state and all gradients, in eps of the dtype."""
     gate, (batch, steps, width), dtype, (masked, reverse) = case
-    parts = [1, 1] if gate == "linear" else [gated.FUSIONS[gate].parts]
     draw = torch.Generator(DEVICE).manual_seed(len(gate) + steps)
     normal = lambda *shape: torch.randn(*shape, generator=draw, device=DEVICE)  # noqa: E731
-    xs = [2 * normal(batch, steps, part * width) for part in parts]
-    xs = [xs[0].sigmoid(), xs[1]] if gate == "linear" else xs
-    leaves = [*(x.to(DTYPES[dtype]) for x in xs), normal(batch, width)]
-    cotangents = (normal(batch, steps, width).to(DTYPES[dtype]), normal(batch, width))
+    drawn = EQUATIONS[gate].draw if gate in EQUATIONS else partial(drawn_gates, gate)
+    xs, state = drawn(normal, batch, steps, width)
+    leaves = [*(x.to(DTYPES[dtype]) for x in xs), state]
+    cotangents = (normal(batch, steps, width).to(DTYPES[dtype]), normal(*state.shape))
     reset = torch.rand(batch, steps, generator=draw, device=DEVICE) < 0.02 if masked else None
     lengths = torch.randint(0, steps + 1, (batch,), generator=draw, device=DEVICE) if masked else None
     masks = (reset, lengths, reverse)
-    got = gradients(partial(public, gate), leaves, masks, cotangents)
-    want = gradients(partial(truth, gate), [x.double() for x in leaves], masks, cotangents)
+    forms = EQUATIONS.get(gate, Equation(partial(public, gate), partial(truth, gate), drawn_gates))
+    with interpreted():
+        got = gradients(forms.public, leaves, masks, cotangents)
+    want = gradients(forms.truth, [x.double() for x in leaves], masks, cotangents)
     errors = [rms(g, w) / torch.finfo(DTYPES[dtype]).eps for g, w in zip(got, want, strict=True)]
     right = max(errors) <= TOLERANCE[dtype]
     place = {
@@ -142,6 +151,95 @@ def correctness(case: tuple[Any, ...]) -> Row:
         "reverse": reverse,
     }
     return {"gate": gate, **place, "worst_eps": round(max(errors), 3), "right": right}
+
+
+def drawn_gates(
+    gate: str, normal: Callable[..., Tensor], batch: int, steps: int, width: int
+) -> tuple[list[Tensor], Tensor]:
+    """The inputs of a gate and its initial state."""
+    parts = [1, 1] if gate == "linear" else [gated.FUSIONS[gate].parts]
+    xs = [2 * normal(batch, steps, part * width) for part in parts]
+    return [xs[0].sigmoid(), xs[1]] if gate == "linear" else xs, normal(batch, width)
+
+
+def drawn_conv(
+    normal: Callable[..., Tensor], batch: int, steps: int, width: int
+) -> tuple[list[Tensor], Tensor]:
+    return [normal(batch, steps, width), normal(width, 4), normal(width)], normal(batch, 3, width)
+
+
+def public_conv(*inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool) -> Any:
+    x, weight, bias, state = inputs
+    y, state_n = ops.causal_conv(x, weight, bias, ConvState(state), reset, lengths)
+    return y, state_n.x
+
+
+def true_conv(*inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool) -> Any:
+    return conv_open(*inputs, reset=reset, lengths=lengths)
+
+
+def drawn_selective(
+    normal: Callable[..., Tensor], batch: int, steps: int, width: int
+) -> tuple[list[Tensor], Tensor]:
+    rows = [normal(batch, steps, size) for size in (width, width, 16, 16, width)]
+    return [*rows, -normal(width, 16).exp(), normal(width), normal(width)], normal(batch, 16, width)
+
+
+def public_selective(*inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool) -> Any:
+    x, delta, B, C, z, A, D, bias, h_0 = inputs
+    y, state = ops.selective(x, delta, A, B, C, D, bias, z, SelectiveState(h_0), reset, lengths)
+    return y, state.h
+
+
+def true_selective(*inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool) -> Any:
+    A, D, bias, h_0 = inputs[5:]
+    return selective_open(inputs[:5], (A.t(), D, bias), h_0, (reset, lengths))
+
+
+def drawn_softmax(
+    group: int, normal: Callable[..., Tensor], batch: int, steps: int, width: int
+) -> tuple[list[Tensor], Tensor]:
+    """`group` channels a head; the packed state is one that has read something."""
+    heads = width // group
+    xs = [3 * normal(batch, steps, heads), normal(batch, steps, width), normal(heads).abs(), normal(heads)]
+    return xs, torch.cat([normal(batch, heads), normal(batch, width), normal(batch, heads).exp()], -1)
+
+
+def public_softmax(*inputs: Tensor, reset: Tensor | None, lengths: Tensor | None, reverse: bool) -> Any:
+    scores, values, decay, bonus, state = inputs
+    heads, width = scores.shape[-1], values.shape[-1]
+    first = SoftmaxState(*state.split([heads, width, heads], -1))
+    how: dict[str, Any] = {"decay": decay, "bonus": bonus, "reverse": reverse}
+    y, last = ops.softmax(scores, values, first, reset, lengths, **how)
+    return y, torch.cat(last, -1)
+
+
+class Equation(NamedTuple):
+    """The op as one calls it, its plain form for fp64, and what is drawn for it: inputs and initial state."""
+
+    public: Callable[..., Any]
+    truth: Callable[..., Any]
+    draw: Callable[..., tuple[list[Tensor], Tensor]]
+
+
+EQUATIONS = {
+    "causal_conv": Equation(public_conv, true_conv, drawn_conv),
+    "selective": Equation(public_selective, true_selective, drawn_selective),
+    "softmax": Equation(public_softmax, softmax_open, partial(drawn_softmax, 1)),
+    "softmax of heads": Equation(public_softmax, softmax_open, partial(drawn_softmax, 5)),
+}
+FORWARD_ALONE = ("causal_conv", "selective")
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """With TRITON_INTERPRET=1 on a CPU, the Triton kernels in their interpreter for the C++ ones."""
+    if CUDA or os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    names: dict[str, Any] = {name: getattr(kernels, name) for name in kernels.FILES}
+    with mock.patch.multiple(native, takes=lambda *xs: xs[0].dtype in kernels.DTYPES, **names):
+        yield
 
 
 def public(

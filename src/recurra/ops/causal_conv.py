@@ -4,12 +4,13 @@ The short filter in front of minRNN, Mamba and xLSTM blocks. torch's conv1d of w
 the input's matrix product; read and written once, it is almost free.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.linear import state_dtype
 from recurra.ops.masks import check, living, widen
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
@@ -75,7 +76,21 @@ def conv_native(
     return native.conv(x, weight, bias, state, reset, lengths)
 
 
-def _cpu_backward(
+def conv_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The Triton kernel, for inputs on a GPU."""
+    y, state_n = kernels.conv(x, weight, bias, state, reset, lengths)
+    return y, state_n
+
+
+def _backward_by(
+    library: Any,
     dy: Tensor,
     dstate_n: Tensor,
     x: Tensor,
@@ -83,8 +98,9 @@ def _cpu_backward(
     state: Tensor,
     reset: Tensor | None,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return native.conv_backward(dy, dstate_n, x, weight, state, reset, lengths)
+) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor, ...] = library.conv_backward(dy, dstate_n, x, weight, state, reset, lengths)
+    return gradients
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -123,6 +139,7 @@ OP = define(
     setup=_setup,
     backward=_backward,
     cpu=conv_native,
+    cuda=conv_triton,
 )
 BACKWARD = define(
     f"causal_conv_backward(Tensor dy, Tensor dstate_n, Tensor x, Tensor weight, Tensor state, {_MASKS})"
@@ -135,7 +152,8 @@ BACKWARD = define(
     ),
     setup=_setup_twice,
     backward=_backward_twice,
-    cpu=_cpu_backward,
+    cpu=partial(_backward_by, native),
+    cuda=partial(_backward_by, kernels),
 )
 
 
@@ -185,7 +203,8 @@ def causal_conv(
     """
     _check(x, ("batch", "time", "width"), weight, bias)
     reset, lengths = check(x.shape[0], x.shape[1], x.device, reset, lengths)
-    fused = weight.shape[1] <= native.MAX_TAPS and native.takes(x) and not transforms_active()
+    known = weight.shape[1] <= native.MAX_TAPS and (native.takes(x) or kernels.takes(x))
+    fused = known and not transforms_active()
     form = OP if fused else conv_open
     y, state_n = form(x, weight, bias, _start(state, x, weight.shape[1]), reset, lengths)
     return y, ConvState(state_n)

@@ -1,9 +1,10 @@
 """The selective state space recurrence of Mamba (S6, arXiv 2312.00752, section 3.2).
 
 With N states a channel, all h would take N times the memory of the input. No form keeps them: plain torch
-and the C++ kernel go chunk by chunk, and their backward passes compute the h of a chunk again.
+and the kernels go chunk by chunk, and their backward passes compute the h of a chunk again.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, silu
 from torch.utils.checkpoint import checkpoint
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.linear import recur, state_dtype
 from recurra.ops.masks import check, living, widen
 from recurra.ops.native.selectives import Masks, Tensors
@@ -128,13 +129,18 @@ def selective_native(
 # output, the state before each chunk, is for its backward pass alone.
 
 
-def _cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return native.selective(arguments[:5], arguments[5:8], arguments[8], arguments[9:])
+def _forward_by(library: Any, *arguments: Any) -> Tensors:
+    results: Tensors = library.selective(arguments[:5], arguments[5:8], arguments[8], arguments[9:])
+    return results
 
 
-def _cpu_backward(dy: Tensor, dh_n: Tensor, *arguments: Any) -> Tensors:
+def _backward_by(library: Any, dy: Tensor, dh_n: Tensor, *arguments: Any) -> Tensors:
     *_, entering, reset, lengths = arguments
-    return native.selective_backward((dy, dh_n), arguments[:5], arguments[5:8], entering, (reset, lengths))
+    inputs, parameters = arguments[:5], arguments[5:8]
+    gradients: Tensors = library.selective_backward(
+        (dy, dh_n), inputs, parameters, entering, (reset, lengths)
+    )
+    return gradients
 
 
 def _fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +181,8 @@ OP = define(
     fake=_fake,
     setup=_setup,
     backward=_backward,
-    cpu=_cpu,
+    cpu=partial(_forward_by, native),
+    cuda=partial(_forward_by, kernels),
 )
 BACKWARD = define(
     f"selective_backward(Tensor dy, Tensor dh_n, {_INPUTS}, Tensor entering, {_MASKS})"
@@ -188,7 +195,8 @@ BACKWARD = define(
     ),
     setup=_setup_twice,
     backward=_backward_twice,
-    cpu=_cpu_backward,
+    cpu=partial(_backward_by, native),
+    cuda=partial(_backward_by, kernels),
 )
 
 
@@ -252,7 +260,7 @@ def selective(
     h_0 = _start(state, x, A.shape[1])
     inputs = tuple(v.to(x.dtype) for v in (x, delta, B, C, _no_gate(x) if z is None else z))
     parameters = tuple(p.to(h_0.dtype) for p in (A.t(), D, bias))
-    if native.takes(x) and not transforms_active():
+    if (native.takes(x) or kernels.takes(x)) and not transforms_active():
         y, h_n, _ = OP(*inputs, *parameters, h_0, reset, lengths)
     else:
         y, h_n = selective_open(inputs, parameters, h_0, (reset, lengths))

@@ -3,7 +3,7 @@
 It carries Aaren (arXiv 2405.13956) and, with a decay and a bonus, the wkv of RWKV-4 (arXiv 2305.13048).
 An average is two sums in units of e^max; two neighbours merge into one, and everything here is that
 merge: `softmax_step` of a step's own value into the past, `softmax_open` of all of them in O(log T)
-passes of plain torch, `softmax_native` in C++.
+passes of plain torch, `softmax_native` in C++, `softmax_triton` on a GPU.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.linear import state_dtype
 from recurra.ops.loop import unroll
 from recurra.ops.masks import check, cuts, living, widen
@@ -191,6 +191,26 @@ def softmax_native(
     return native.softmax(scores, values, decay, bonus, state, reset, lengths, reverse)
 
 
+def softmax_triton(
+    scores: Tensor,
+    values: Tensor,
+    decay: Tensor,
+    bonus: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """The Triton kernel, for inputs on a GPU."""
+    y, state_n = kernels.softmax(scores, values, decay, bonus, state, reset, lengths, reverse)
+    return y, state_n
+
+
+def _backward_by(library: Any, *arguments: Any) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor, ...] = library.softmax_backward(*arguments)
+    return gradients
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.reverse = inputs
     ctx.save_for_backward(*tensors)
@@ -222,6 +242,7 @@ OP = define(
     setup=_setup,
     backward=_backward,
     cpu=softmax_native,
+    cuda=softmax_triton,
 )
 BACKWARD = define(
     f"softmax_backward(Tensor dy, Tensor dstate_n, {_INPUTS}, {_REST})"
@@ -229,7 +250,8 @@ BACKWARD = define(
     fake=_fake_backward,
     setup=_setup,
     backward=_backward_twice,
-    cpu=native.softmax_backward,
+    cpu=partial(_backward_by, native),
+    cuda=partial(_backward_by, kernels),
 )
 
 
@@ -321,6 +343,7 @@ def softmax(
     w = _vector("decay", none if decay is None else decay, scores)
     u = _vector("bonus", none if bonus is None else bonus, scores)
     first = torch.cat(_begin(state, scores, scores.shape[2], values.shape[2]), -1)
-    form = OP if native.takes(scores, values) and not transforms_active() else softmax_open
+    fused = native.takes(scores, values) or kernels.takes(scores, values)
+    form = OP if fused and not transforms_active() else softmax_open
     y, last = form(scores, values, w, u, first, reset, lengths, reverse)
     return y, _unpack(last, scores)

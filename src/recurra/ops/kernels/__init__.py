@@ -1,7 +1,7 @@
 """The Triton kernels, for tensors on a GPU: which inputs they take.
 
-`scan` and `scan_backward` have the signatures of those in `ops.native`; Triton itself is imported when they
-are first asked for.
+They have the names and the signatures of those in `ops.native`; Triton itself is imported when one is first
+asked for.
 """
 
 from functools import cache
@@ -35,7 +35,20 @@ def takes(*tensors: Tensor) -> bool:
     return dtype in DTYPES and available()
 
 
+# The file of every kernel.
+FILES = {
+    "conv": "convs",
+    "conv_backward": "convs",
+    "scan": "linear",
+    "scan_backward": "linear",
+    "selective": "selectives",
+    "selective_backward": "selectives",
+    "softmax": "softmaxes",
+    "softmax_backward": "softmaxes",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in {"scan", "scan_backward"}:
-        return getattr(import_module("recurra.ops.kernels.linear"), name)
+    if name in FILES:
+        return getattr(import_module(f"recurra.ops.kernels.{FILES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

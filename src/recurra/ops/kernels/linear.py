@@ -18,6 +18,7 @@ from recurra.ops import native
 from recurra.ops.kernels.linear_backward import backward, backward_totals
 from recurra.ops.kernels.linear_forward import forward, forward_totals
 from recurra.ops.kernels.tiles import View
+from recurra.ops.kernels.walk import Walk, as_bytes, ceil, view
 
 
 class Plan(NamedTuple):
@@ -31,30 +32,22 @@ class Plan(NamedTuple):
     chunk: int
 
 
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 @cache
 def plan(batch: int, time: int, width: int) -> Plan:
     """By the shape alone, so that results depend on nothing else. The numbers were measured on an H100."""
     block_d = min(32, 1 << (width - 1).bit_length())
-    programs = batch * _ceil(width, block_d)
+    programs = batch * ceil(width, block_d)
     # Chunks read the inputs twice: they pay where most of a card would idle, and not for few steps.
     if programs >= 128 or time < 1024:
-        return Plan(4, 16, block_d, 4, 3, _ceil(time, 64) * 64)
-    chunks = min(_ceil(2048, programs), _ceil(time, 64))
-    return Plan(4, 4, block_d, 1, 3, _ceil(_ceil(time, chunks), 16) * 16)
-
-
-def _view(x: Tensor) -> View:
-    return View(x, x.stride(0), x.stride(1))
+        return Plan(4, 16, block_d, 4, 3, ceil(time, 64) * 64)
+    chunks = min(ceil(2048, programs), ceil(time, 64))
+    return Plan(4, 4, block_d, 1, 3, ceil(ceil(time, chunks), 16) * 16)
 
 
 def _halves(xs: tuple[Tensor, ...], width: int) -> tuple[View, View]:
     """Two views: of a and b, or of the candidate and the gates behind it."""
     x0, x1 = xs if len(xs) == 2 else (xs[0], xs[0][:, :, width:])
-    return _view(x0), _view(x1)
+    return view(x0), view(x1)
 
 
 def _how(gate: str, reverse: bool) -> dict[str, Any]:
@@ -62,43 +55,23 @@ def _how(gate: str, reverse: bool) -> dict[str, Any]:
     return {"CELL": cell, "CANDIDATE": candidate, "PARTS": 2 + cell.startswith("minlstm"), "REVERSE": reverse}
 
 
-class _Walk(NamedTuple):
-    """What every launch over one shape shares."""
-
-    batch: int
-    time: int
-    width: int
-    masks: tuple[Tensor | None, Tensor | None]
-    plan: Plan
-    how: dict[str, Any]
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks time is cut into."""
-        return _ceil(self.time, self.plan.chunk)
-
-    def launch(self, kernel: Any, *args: Any) -> None:
-        """Run a kernel on every row, block of channels and chunk."""
-        p = self.plan
-        grid = (self.batch * _ceil(self.width, p.block_d), self.chunks)
-        sizes = {"RUN": p.run, "RUNS": p.runs, "BLOCK_D": p.block_d, "STAGES": p.stages, "num_warps": p.warps}
-        kernel[grid](*args, *self.masks, self.time, self.width, p.chunk, **self.how, **sizes)
-
-    def carries(self, totals: Any, inputs: tuple[View, ...], start: Tensor) -> Tensor | None:
-        """The states after each chunk where there are several, else None: the same scan over their totals."""
-        if self.chunks == 1:
-            return None
-        decays, ends = start.new_empty(2, self.batch, self.chunks, self.width)
-        self.launch(totals, *inputs, decays, ends)
-        return scan("linear", (decays, ends), start, None, None, False)[0]
-
-
 def _walk(
     gate: str, h_0: Tensor, time: int, reset: Tensor | None, lengths: Tensor | None, reverse: bool
-) -> _Walk:
+) -> Walk:
     batch, width = h_0.shape[0], math.prod(h_0.shape[1:])
-    masks = (None if reset is None else reset.view(torch.uint8), lengths)
-    return _Walk(batch, time, width, masks, plan(batch, time, width), _how(gate, reverse))
+    p = plan(batch, time, width)
+    sizes = {"RUN": p.run, "RUNS": p.runs, "BLOCK_D": p.block_d, "STAGES": p.stages, "num_warps": p.warps}
+    how = _how(gate, reverse) | sizes
+    return Walk(batch, time, ceil(width, p.block_d), p.chunk, (width,), as_bytes(reset, lengths), how)
+
+
+def carries(walk: Walk, totals: Any, inputs: tuple[Any, ...], start: Tensor) -> Tensor | None:
+    """The states after each chunk where there are several, else None: the same scan over their totals."""
+    if walk.chunks == 1:
+        return None
+    decays, ends = start.new_empty(2, walk.batch, walk.chunks, math.prod(start.shape[1:]))
+    walk.launch(totals, *inputs, decays, ends)
+    return scan("linear", (decays, ends), start.flatten(1), None, None, False)[0]
 
 
 def scan(
@@ -115,10 +88,10 @@ def scan(
     if not y.numel():
         return y, h_0.clone()
     h_n, walk = torch.empty_like(h_0), _walk(gate, h_0, y.shape[1], reset, lengths, reverse)
-    views = _halves(xs, walk.width)
+    views = _halves(xs, math.prod(h_0.shape[1:]))
     with torch.cuda.device_of(h_0):
-        carries = walk.carries(forward_totals, views, h_0)
-        walk.launch(forward, *views, _view(native.as_rows(y)), h_0, h_n, carries)
+        carry = carries(walk, forward_totals, views, h_0)
+        walk.launch(forward, *views, view(native.as_rows(y)), h_0, h_n, carry)
     return y, h_n
 
 
@@ -143,9 +116,9 @@ def scan_backward(
     if not y.numel():
         return dxs, dh_n.clone()
     dh_0, y, dy = torch.empty_like(h_0), native.as_rows(y), native.as_rows(dy.to(y.dtype))
-    walk = _walk(gate, h_0, y.shape[1], reset, lengths, reverse)
-    views, grads = _halves(xs, walk.width), _halves(tuple(map(native.as_rows, dxs)), walk.width)
+    walk, width = _walk(gate, h_0, y.shape[1], reset, lengths, reverse), math.prod(h_0.shape[1:])
+    views, grads = _halves(xs, width), _halves(tuple(map(native.as_rows, dxs)), width)
     with torch.cuda.device_of(h_0):
-        carries = walk.carries(backward_totals, (*views, _view(dy)), dh_n)
-        walk.launch(backward, *views, _view(y), _view(dy), *grads, h_0, dh_n, dh_0, carries)
+        carry = carries(walk, backward_totals, (*views, view(dy)), dh_n)
+        walk.launch(backward, *views, view(y), view(dy), *grads, h_0, dh_n, dh_0, carry)
     return dxs, dh_0
