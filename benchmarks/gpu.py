@@ -197,10 +197,10 @@ def true_selective(*inputs: Tensor, reset: Tensor | None, lengths: Tensor | None
 
 
 def drawn_softmax(
-    group: int, normal: Callable[..., Tensor], batch: int, steps: int, width: int
+    groups: tuple[int, ...], normal: Callable[..., Tensor], batch: int, steps: int, width: int
 ) -> tuple[list[Tensor], Tensor]:
-    """`group` channels a head; the packed state is one that has read something."""
-    heads = width // group
+    """As many channels a head as divide the width; the packed state is one that has read something."""
+    heads = width // next(size for size in groups if width % size == 0)
     xs = [3 * normal(batch, steps, heads), normal(batch, steps, width), normal(heads).abs(), normal(heads)]
     return xs, torch.cat([normal(batch, heads), normal(batch, width), normal(batch, heads).exp()], -1)
 
@@ -225,8 +225,8 @@ class Equation(NamedTuple):
 EQUATIONS = {
     "causal_conv": Equation(public_conv, true_conv, drawn_conv),
     "selective": Equation(public_selective, true_selective, drawn_selective),
-    "softmax": Equation(public_softmax, softmax_open, partial(drawn_softmax, 1)),
-    "softmax of heads": Equation(public_softmax, softmax_open, partial(drawn_softmax, 5)),
+    "softmax": Equation(public_softmax, softmax_open, partial(drawn_softmax, (1,))),
+    "softmax of heads": Equation(public_softmax, softmax_open, partial(drawn_softmax, (5, 8))),
 }
 FORWARD_ALONE = ("causal_conv", "selective")
 
