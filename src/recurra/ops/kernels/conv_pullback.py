@@ -34,8 +34,8 @@ def _gather(
     dy, dstate_n, reset, row, start, steps, channels, kept, value, weights, length, time, width,
     TAPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a tile of inputs, and what they add to that of each tap, and of the bias."""
-    total, sums, bias = value * 0, (), tl.sum(value * 0, 0)
+    """The gradients of a tile of inputs, and what each adds to that of every tap, and of the bias."""
+    total, sums, bias = value * 0, (), value * 0
     for ahead in tl.static_range(TAPS):
         if ahead > 0:
             kept = connected(reset, row, start + steps + ahead, kept, length, time)
@@ -44,9 +44,9 @@ def _gather(
             ahead, TAPS - 1, ROWS,
         )  # fmt: skip
         total += weights[TAPS - 1 - ahead] * g + final
-        sums = sums + (tl.sum(g * value, 0),)
+        sums = sums + (g * value,)
         if ahead == 0:
-            bias = tl.sum(g, 0)
+            bias = g
     return total, sums, bias
 
 
@@ -64,10 +64,11 @@ def backward(
     if lengths is not None:
         length = tl.minimum(tl.maximum(tl.load(lengths + row), 0), time).to(tl.int32)
     begin = part * chunk - HISTORY
-    weights, sums, db = (), (), tl.full([BLOCK_D], 0.0, tl.float32)
+    # Added up over tiles, and over the rows of a tile at the end alone.
+    weights, sums, db = (), (), tl.full([ROWS, BLOCK_D], 0.0, tl.float32)
     for j in tl.static_range(TAPS):
         weights = weights + (tl.load(weight + j * width + channels, mask=inside, other=0.0),)
-        sums = sums + (tl.full([BLOCK_D], 0.0, tl.float32),)
+        sums = sums + (tl.full([ROWS, BLOCK_D], 0.0, tl.float32),)
     for start in tl.range(begin, tl.minimum(begin + chunk, length), ROWS):
         kept = (start + steps < tl.minimum(begin + chunk, length)) & inside
         value = past(x, state, row, start, steps, channels, kept, width, HISTORY)
@@ -84,9 +85,9 @@ def backward(
             at = (tl.cast(row, tl.int64) * HISTORY + HISTORY + start + steps) * width + channels
             tl.store(dstate + at, total, mask=kept & (start + steps < 0))
     at = tl.cast(row, tl.int64) * tl.num_programs(1) + part
-    tl.store(dbias + at * width + channel, db, mask=channel < width)
+    tl.store(dbias + at * width + channel, tl.sum(db, 0), mask=channel < width)
     for ahead in tl.static_range(TAPS):
         tap = dweight + (at * TAPS + HISTORY - ahead) * width + channel
-        tl.store(tap, sums[ahead], mask=channel < width)
+        tl.store(tap, tl.sum(sums[ahead], 0), mask=channel < width)
     if lengths is not None:
         clear(dx, row, tl.maximum(begin, length), tl.minimum(begin + chunk, time), channels, width, ROWS)
