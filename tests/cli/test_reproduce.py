@@ -30,6 +30,7 @@ def _tiny(monkeypatch):
         measure="accuracy@20",
     )
     monkeypatch.setattr(reproduce, "EXPERIMENTS", {"tiny": made})
+    monkeypatch.setattr(reproduce, "GROUPS", {"all": (made,)})
 
 
 @pytest.mark.parametrize("verb", ["list", "show", "run", "report"])
@@ -52,8 +53,12 @@ def test_run_list_show_and_report(command, tmp_path, monkeypatch):
     )
     ledger = command("reproduce", "list")[1]
     assert "| tiny       | A tiny grid | 4    | 1    | 6 " in ledger
+    assert "all: tiny" in ledger
     shown = command("reproduce", "show", "tiny")[1]
     assert "--task parity" in shown
+    assert command("reproduce", "show", "all")[1] == shown
+    words = ("all", "tiny", "--models", "minGRU", "--seeds", "1")
+    assert "1 runs, 1 of them done before" in command("reproduce", "run", *words)[1]
     code, out, err = command("reproduce", "report")
     assert code == 0, err
     assert "runnable, not run" in (tmp_path / out.splitlines()[0]).read_text()
@@ -62,8 +67,8 @@ def test_run_list_show_and_report(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["show", "none"], "NAME must be one of tiny"),
-        (["run", "none"], "NAME must be one of tiny"),
+        (["show", "none"], "NAME must be one of tiny, all"),
+        (["run", "none"], "NAME must be one of tiny, all"),
         (["run", "tiny", "--scale", "huge"], "--scale is one of small, full"),
         (["run", "tiny", "--models", "S6"], "got 'S6'"),
         (["run", "tiny", "--jobs", "0"], "--jobs"),

@@ -213,6 +213,8 @@ def test_a_task_with_pairs(command, tmp_path):
     assert code == 0, err
     assert "length       3  accuracy" in out
     assert "whole" in out
+    assert "back: both runs must be of translation" in command("eval", run, "--back", run)[2]
+    assert "writes no samples" in command("eval", run, "--samples")[2]
     assert command("info", run)[0] == 0
     assert "answers to a source" in command("generate", run)[2]
     assert (
@@ -254,6 +256,10 @@ def test_translation_from_files_to_answers(command, tmp_path, monkeypatch):
     assert code == 0, err
     assert "bleu" in out
     assert "225 to test on" in out
+    code, out, err = command("eval", run, *files, "--back", run, "--samples")
+    assert code == 0, err
+    assert "round_trip" in out
+    assert "reference  1 0" in (run / "samples.md").read_text()
     code, out, err = command("predict", run, tmp_path / "a", "--beam", "1", "--map", tmp_path / "map.png")
     assert code == 0, err
     assert out.count("\n") == 225

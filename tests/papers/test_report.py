@@ -10,6 +10,9 @@ from recurra.papers.results import path_of, write
 pytest.importorskip("matplotlib")
 
 
+SHARES = ("scaled_accuracy", "accuracy", "whole")
+
+
 def experiment():
     return Experiment(
         name="tiny",
@@ -25,19 +28,25 @@ def experiment():
             Published("minGRU", "one", 3.5, "REC", 0.5),
             Published("S6", "two", 7.0, "R:x"),
         ),
+        beside=("whole@*", "bleu@*"),
         figures=tuple(FIGURES),
     )
 
 
 def made(run, score):
     return {
-        "scores": {f"scaled_accuracy@{n}": score for n in (20, 40)},
+        "scores": {
+            **{f"{name}@{n}": score for name in SHARES for n in (20, 40)},
+            "bleu@length 3-9": 20 * score,
+            "bleu@ratio 0.5-2": 30 * score,
+        },
         "best": {"step": 3, "accuracy": score},
         "steps": run.config.steps,
         "tokens": 100,
         "seconds": 90.0,
         "parameters": 1234,
         "state": 16,
+        "samples": {"source": ["ein Hund"], "reference": ["a dog"], "written": [f"a dog of {run.seed}"]},
         "curve": {"step": [3, 5], "tokens": [60, 100], "seconds": [50.0, 90.0], "score": [0.1, score]},
         "machine": {
             "cpu": "a CPU",
@@ -86,6 +95,19 @@ def test_ours_stand_beside_the_published(written):
     assert table["S6"]["two, published"] == "7 (reported)"
     assert table["S6"]["one, small"] == ""
     assert "recurra train --task parity" in text
+
+
+def test_other_scores_and_sentences_stand_beside_them(written):
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (written / "report.md").read_text().splitlines()
+    ]
+    assert ["model", "setting", "scale", "whole@20", "whole@40"] in lines
+    assert ["minGRU", "two", "small", "0.55 ± 0.071", "0.55 ± 0.071"] in lines
+    assert ["LSTM", "one", "full", "18", "27"] in lines
+    sheet = (written / "tiny-small-samples.md").read_text()
+    assert "    reference  a dog\n    minGRU     a dog of 0\n" in sheet
+    assert "tiny-small-samples.md" in (written / "report.html").read_text()
 
 
 def test_pictures_are_beside_the_text_and_in_the_page(written):

@@ -1,6 +1,7 @@
 """A tiny grid from its first step to its results: killed, gone on with, and skipped where it is done."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,20 @@ def test_results_are_left_and_not_made_again(places):
     assert find(runs[0], places.results) == made
     other = grid(experiment(lr=0.5), "small", seeds=1)
     assert find(other[0], places.results) is None
+
+
+def test_translations_are_counted_and_shown(places, tmp_path):
+    pytest.importorskip("sacrebleu")
+    lines = [f"{a} {b}" for a in range(10) for b in range(10)]
+    (tmp_path / "lines.tsv").write_text("\n".join(f"{line}\t{line[::-1]}" for line in lines))
+    words = {"task": "translation", "source": "lines.tsv", "vocabulary": "byte", "context": 128}
+    runs = grid(replace(experiment(**words), measure="bleu@test"), "small", seeds=1)
+    assert run_all(runs, places._replace(data=tmp_path)) == {}
+    made = find(runs[0], places.results)
+    assert made["tokens"] == 6 * 2 * 4  # three characters and the end
+    assert made["samples"]["source"] == ["0 1"]
+    assert len(made["samples"]["written"]) == 1
+    assert runs[0].value(made["scores"]) == made["scores"]["bleu@test"]
 
 
 def test_a_run_that_fails_is_told(places):

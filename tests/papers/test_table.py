@@ -1,5 +1,6 @@
 """The experiments as laws over their table: every run can be made, is matched, costed, and has its tags."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from recurra.papers.experiment import SCALES, TRUST, grid
 from recurra.papers.figures import FIGURES
 from recurra.papers.matching import TOLERANCE, frozen, matched, parameters
-from recurra.papers.table import EXPERIMENTS
+from recurra.papers.table import EXPERIMENTS, GROUPS
 
 RESULTS = Path(__file__).parents[2] / "results" / "reproduce"
 every = pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=list(EXPERIMENTS))
@@ -61,8 +62,31 @@ def test_figures_are_known(e):
 
 
 def test_the_small_scale_fits_the_budget():
-    minutes = sum(run.minutes for e in EXPERIMENTS.values() for run in grid(e, "small"))
-    assert minutes <= 11 * 60
+    minutes = {
+        name: sum(run.minutes for e in group for run in grid(e, "small")) for name, group in GROUPS.items()
+    }
+    assert minutes.pop("seq2seq") <= 3 * 60
+    assert sum(minutes.values()) <= 11 * 60
+
+
+def test_groups_hold_each_experiment_once_under_names_of_their_own():
+    assert sum(map(len, GROUPS.values())) == len(EXPERIMENTS)
+    assert not GROUPS.keys() & EXPERIMENTS.keys()
+
+
+@every
+def test_rows_with_fewer_seeds_are_rows(e):
+    for scale in e.scales.values():
+        assert scale.fewer.keys() <= e.rows.keys()
+        assert all(0 < count < scale.seeds for count in scale.fewer.values())
+
+
+def test_a_row_may_take_fewer_seeds():
+    runs = grid(EXPERIMENTS["ratio"], "small")
+    counts = Counter(run.row for run in runs if run.column == "1:1")
+    assert counts == {"minGRU": 3, "Transformer": 3, "minGRU, no attention": 1}
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert len(grid(EXPERIMENTS["ratio"], "small", ("minGRU, no attention",), seeds=2)) == 14
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_inputs_and_targets_are_of_the_task(task):
     inputs, targets = _batch(task, 5)
     if task.paired:
         assert inputs.lengths.tolist() == [inputs.source.shape[1]] * 5
-        assert 0 < inputs.source.min() <= inputs.source.max() < task.size
+        assert not inputs.source[:, [0, -1]].any()
+        assert 0 < inputs.source[:, 1:-1].min() <= inputs.source.max() < task.size
         assert inputs.target[:, 1:].equal(targets[:, :-1])
         assert not inputs.target[:, 0].any()
         assert not targets[:, -1].any()

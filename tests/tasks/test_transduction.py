@@ -26,15 +26,18 @@ def test_answers(name, length):
     ratio = ":ratio=4" if name in {"compress", "expand"} else ""
     pair, targets = parse(name + ratio).sample(np.random.default_rng(length), 50, length)
     for word, read, written in zip(*(x.tolist() for x in (pair.source, pair.target, targets)), strict=True):
-        assert written == [*ANSWERS[name](word), 0]
+        assert word[0] == word[-1] == 0
+        assert written == [*ANSWERS[name](word[1:-1]), 0]
         assert read == [0, *written[:-1]]
-    longer = max(pair.source.shape[1], targets.shape[1] - 1)
+    longer = max(pair.source.shape[1] - 2, targets.shape[1] - 1)
     assert longer == (max(length // 4, 1) * 4 if ratio else length)
 
 
 def test_words_have_all_lengths():
     task, draw = parse("copy:shortest=3"), np.random.default_rng(0)
     assert {task.length(draw, 6) for _ in range(99)} == {3, 4, 5, 6}
+    assert task.lengths(80) == [10, 20, 40, 80]
+    assert task.lengths(3) == [1, 3]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import doctest
 import gzip
-import itertools
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sacrebleu
 import torch
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from recurra.models.translate import best, maps, saliency, translate
 from recurra.tasks import translation
 from recurra.tasks.parallel import find_pairs
 from recurra.tasks.table import parse
-from recurra.tasks.translation import Buckets, Translation, batch, measured
+from recurra.tasks.translation import Buckets, Translation, batch
 from tools import wake
 
 WORDS = ["ein", "zwei", "drei", "vier", "fünf", "sechs", "sieben"]
@@ -154,16 +154,6 @@ def test_perplexity_is_that_of_each_pair_alone(data: Translation) -> None:
     assert data.better(3.0, 4.0)
 
 
-def test_measures_are_those_of_sacrebleu() -> None:
-    wanted = ["a man rides a red bike .", "two dogs play in the snow ."]
-    written = ["a man rides a bike .", "two dogs play in snow ."]
-    found = measured(written, wanted)
-    assert found["bleu"][0] == pytest.approx(sacrebleu.corpus_bleu(written, [wanted]).score)
-    assert found["chrf"][0] == pytest.approx(sacrebleu.corpus_chrf(written, [wanted]).score)
-    assert "tok:13a" in found["bleu"][1]
-    assert measured(wanted, wanted)["bleu"][0] == pytest.approx(100)
-
-
 def test_sentences_in_and_out(data: Translation) -> None:
     model = encoder_decoder("mingru", "mingru", data.size, 8, 1)
     with pytest.raises(ValueError, match="has no vocabulary"):
@@ -204,7 +194,7 @@ def test_saliency_is_what_moves_the_probability() -> None:
         return model.head(hidden)[0, 1].log_softmax(-1)[10]
 
     want = torch.zeros(3, dtype=torch.float64)
-    for step, channel in itertools.product(range(3), range(8)):
+    for step, channel in product(range(3), range(8)):
         moved = torch.zeros_like(x)
         moved[0, step, channel] = size
         with torch.no_grad():
@@ -216,8 +206,61 @@ def test_saliency_is_what_moves_the_probability() -> None:
 def test_scores_are_of_what_is_to_be_tested_on(data: Translation) -> None:
     model = encoder_decoder("mingru", "mingru", data.size, 8, 1)
     found = data.scores(model, 0)
-    assert list(found) == ["bleu@test", "chrf@test", "perplexity@test"]
+    named = [name for name in found if name.endswith("@test")]
+    assert named[:5] == ["bleu@test", "chrf@test", "perplexity@test", "exact@test", "error_rate@test"]
+    kinds = {name.split()[0] for name in found if name not in named}
+    assert kinds == {"bleu@length", "bleu@ratio"}
     lines = data.report(model, 0)
     assert "292 pairs to train on, 3 to test on" in lines[0]
     assert lines[1] == "pairs left out: 2 empty"
-    assert len(lines) == 5
+    assert len(lines) == 2 + len(found)
+    assert "round_trip@test" not in found
+
+
+def test_what_returns_is_held_against_the_source(data: Translation, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = encoder_decoder("mingru", "mingru", data.size, 8, 1)
+    monkeypatch.setattr(
+        translation, "translate", lambda back, written: ([(back, 0.0)] for _ in data.test.sources)
+    )
+    same, alien = (replace(data, back=line).scores(model, 0)["round_trip@test"] for line in ("ein", "QQ"))
+    assert same > alien == 0
+
+
+def test_samples_are_all_through_the_test(data: Translation) -> None:
+    model = encoder_decoder("mingru", "mingru", data.size, 8, 1)
+    pairs, written = data.samples(model, 2)
+    assert pairs.sources == data.test.sources[:2]
+    assert len(pairs.targets) == len(written) == 2
+    edge, encode = data.vocabulary.size, data.vocabulary.encode
+    alone = best(model, [encode(pairs.sources[1])], edge)[0][0].tokens
+    assert written[1] == data.vocabulary.decode(alone)
+
+
+LEXICON = """;;; a comment of the makers
+'BOUT  B AW1 T
+ABACUS  AE1 B AH0 K AH0 S
+
+ABACUS(1)  AH0 B AE1 K AH0 S
+"""
+
+
+def test_a_lexicon_is_read_as_it_comes(tmp_path: Path) -> None:
+    path = _write(tmp_path, "cmudict", LEXICON.splitlines())
+    found = find_pairs(path, ("", ""), whole=True).test
+    assert found.sources == ["'BOUT", "ABACUS"]
+    assert found.targets == ["B AW1 T", "AE1 B AH0 K AH0 S"]
+    assert found.skipped == Counter({"comments": 1, "second pronunciations": 1, "empty": 1})
+    with pytest.raises(ValueError, match="line 2: two spaces must stand between"):
+        find_pairs(_write(tmp_path, "broken", ["A  AH0", "B B IY1"]), ("", ""))
+    tabs = _write(tmp_path, "tabs", ["a  b\tc  d", ";;;\te"])
+    assert find_pairs(tabs, ("", ""), whole=True).test.targets == ["c  d", "e"]
+
+
+def test_graphemes_and_phonemes_are_characters(tmp_path: Path) -> None:
+    spelled = ["".join(c) for c in product("ABCDE", repeat=3)]
+    path = _write(tmp_path, "lexicon", [f"{w}  {' '.join(w.lower())}" for w in spelled])
+    data = parse("translation").prepare(path, tmp_path / "run", "char", 0, None)
+    assert data.vocabulary.decode(data.train[0][1]) == " ".join(spelled[2].lower())
+    found = data.scores(encoder_decoder("mingru", "mingru", data.size, 8, 1), 0)
+    assert found["exact@test"] == 0
+    assert found["error_rate@test"] > 0

@@ -16,8 +16,10 @@ from recurra.cli.generate import Run, opened
 from recurra.models import SequenceModel, SequenceToSequence, language_model
 from recurra.models.classic import CLASSIC
 from recurra.ops import native
+from recurra.tasks.quality import side_by_side
 from recurra.tasks.table import TASKS, Task, parse
 from recurra.tasks.text import Text
+from recurra.tasks.translation import Translation
 from recurra.train import checkpoint
 from recurra.train.config import TrainConfig
 from recurra.train.metrics import unit
@@ -35,6 +37,10 @@ def evaluate(
         typer.Option(min=1, help="Of fresh windows or sequences; repeatable; default: the task's."),
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="Also write RUN/samples.md.")] = False,
+    back: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Translates back: how much of the source returns."),
+    ] = None,
 ) -> None:
     """What a run is worth at its task; text: bits per byte and perplexity, fresh and with carried state."""
     model, folder = opened(run), checkpoint.best(run)
@@ -42,16 +48,29 @@ def evaluate(
     task = parse(options.task)
     given = (file, target) if target else file
     data = task.read(given, model.vocabulary) if file else task.load(run)
+    if back:
+        data = _returning(data, opened(back))
     print(f"{options.task}; model of step {checkpoint.position(folder).step}")
     print("\n".join(data.report(model, options.context, context or ())))
     if samples:
         _write_samples(run, model, task.load(run))
 
 
+def _returning(data: Task, back: Any) -> Task:
+    if not isinstance(data, Translation) or back.vocabulary is None:
+        raise ValueError("back: both runs must be of translation, each in its direction")
+    return dataclasses.replace(data, back=back)
+
+
 def _write_samples(run: Path, model: Any, data: Task) -> None:
-    if not isinstance(data, Text):
+    if isinstance(data, Translation):
+        pairs, written = data.samples(model)
+        text = side_by_side(pairs.sources, pairs.targets, {run.name: written})
+    elif isinstance(data, Text):
+        text = sheet(model, data)
+    else:
         raise ValueError(f"{run} writes no samples: its task is {data.name}")
-    (run / "samples.md").write_text(sheet(model, data), encoding="utf-8")
+    (run / "samples.md").write_text(text, encoding="utf-8")
     print(f"samples: {run / 'samples.md'}")
 
 

@@ -12,7 +12,7 @@ from recurra.papers.matching import frozen, parameters
 from recurra.papers.report import write
 from recurra.papers.results import find
 from recurra.papers.runner import Places, Runner
-from recurra.papers.table import EXPERIMENTS
+from recurra.papers.table import EXPERIMENTS, GROUPS
 
 app = typer.Typer(help="Run experiments of papers, within a stated budget.", rich_markup_mode=None)
 
@@ -29,21 +29,24 @@ def reproduce() -> None:
     pass
 
 
-def named(name: str, scale: str = SCALES[0]) -> Experiment:
-    """An experiment of the table."""
-    if name not in EXPERIMENTS:
-        raise typer.BadParameter(f"NAME must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
+def named(name: str, scale: str = SCALES[0]) -> tuple[Experiment, ...]:
+    """An experiment of the table, or all of a group."""
+    if name not in {**EXPERIMENTS, **GROUPS}:
+        known = ", ".join([*EXPERIMENTS, *GROUPS])
+        raise typer.BadParameter(f"NAME must be one of {known}, got {name!r}")
     if scale not in SCALES:
         raise typer.BadParameter(f"--scale is one of {', '.join(SCALES)}, got {scale!r}")
-    return EXPERIMENTS[name]
+    return GROUPS.get(name) or (EXPERIMENTS[name],)
 
 
 @app.command("list")
 def ledger(results: Results = Path("results/reproduce")) -> None:
-    """The experiments and what they cost: expected minutes of two cores."""
+    """The experiments and what they cost: expected minutes of two cores; and those that share a name."""
     rows = [_cost(e, results) for e in EXPERIMENTS.values()]
     total = {key: sum(row[key] for row in rows) for key in LEDGER[2:]}
     print(markdown(LEDGER, [_rounded(row) for row in (*rows, {LEDGER[0]: "in all", **total})]))
+    for name, group in GROUPS.items():
+        print(f"{name}: {', '.join(e.name for e in group)}")
 
 
 def _cost(e: Experiment, results: Path) -> Row:
@@ -60,7 +63,11 @@ def _rounded(row: Row) -> Row:
 @app.command()
 def show(name: Name, scale: ScaleName = SCALES[0], results: Results = Path("results/reproduce")) -> None:
     """The runs of an experiment: sizes, options, expected minutes; published numbers with their tags."""
-    e = named(name, scale)
+    for e in named(name, scale):
+        _show(e, scale, results)
+
+
+def _show(e: Experiment, scale: str, results: Path) -> None:
     print(f"{e.title}\n{e.paper}\n{e.note}\n")
     runs = grid(e, scale, seeds=1)
     columns = ("model", e.name, "width", "depth", "parameters", "minutes", "seeds", "done")
@@ -75,7 +82,7 @@ def show(name: Name, scale: ScaleName = SCALES[0], results: Results = Path("resu
 
 
 def _shown(run: Run, results: Path) -> tuple[object, ...]:
-    seeds = run.experiment.scales[run.scale].seeds
+    seeds = run.experiment.scales[run.scale].seeds_of(run.row)
     done = sum(find(run._replace(seed=seed), results) is not None for seed in range(seeds))
     config, size = run.config, parameters(frozen(run._replace(seed=0).options))
     sizes = (config.width, config.depth, f"{size:,}", run.minutes)
@@ -102,7 +109,8 @@ def run_(
     """Run what is not yet done; stopped at any time, the same words go on where it was."""
     rows = tuple(models.split(",")) if models else ()
     try:
-        runs = [run for name in names for run in grid(named(name, scale), scale, rows, seeds)]
+        chosen = dict.fromkeys(e for name in names for e in named(name, scale))
+        runs = [run for e in chosen for run in grid(e, scale, rows, seeds)]
     except ValueError as e:
         raise typer.BadParameter(str(e)) from e
     runner = Runner(runs, Places(out, results, data), jobs, max(CORES // jobs, 1))

@@ -44,13 +44,18 @@ class Scale:
     """What all runs of a scale are told, how many seeds they take, and what a run is expected to cost.
 
     minutes: of two cores, by the names of rows; one number a column, or one for all columns. rows: what some
-    rows are told besides, at this scale alone.
+    rows are told besides, at this scale alone. fewer: seeds of the rows that take fewer.
     """
 
     options: Options
     seeds: int
     minutes: Mapping[str, float | tuple[float, ...]]
     rows: Mapping[str, Options] = field(default_factory=dict)
+    fewer: Mapping[str, int] = field(default_factory=dict)
+
+    def seeds_of(self, row: str) -> int:
+        """How many runs a cell of this row has."""
+        return self.fewer.get(row, self.seeds)
 
 
 @dataclass(frozen=True, eq=False)  # one is itself alone: its tables can't be hashed
@@ -59,7 +64,8 @@ class Experiment:
 
     reference: the row that sets the parameters of a column; the widths of all others follow from it. None:
     the widths are as written, and `note` says what that compares. measure: which of the task's scores is
-    printed, in `unit` once multiplied by `factor`. figures: of `papers.figures`.
+    printed, in `unit` once multiplied by `factor`. beside: further tables, each of the scores whose names
+    fit a pattern such as `bleu@length*`. figures: of `papers.figures`.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Experiment:
     lower: bool = False
     reference: str | None = None
     published: tuple[Published, ...] = ()
+    beside: tuple[str, ...] = ()
     figures: tuple[str, ...] = ("curve",)
     note: str = ""
 
@@ -131,10 +138,11 @@ def grid(
     """The runs of a scale, all cells of a seed before the next seed. Raises ValueError for unknown rows."""
     if unknown := [row for row in rows if row not in experiment.rows]:
         raise ValueError(f"{experiment.name} has the models {', '.join(experiment.rows)}, got {unknown[0]!r}")
-    count = experiment.scales[scale].seeds if seeds is None else seeds
+    counts = {row: seeds or experiment.scales[scale].seeds_of(row) for row in rows or experiment.rows}
     return [
         Run(experiment, scale, row, column, seed)
-        for seed in range(count)
+        for seed in range(max(counts.values()))
         for column in experiment.columns
-        for row in rows or experiment.rows
+        for row, count in counts.items()
+        if seed < count
     ]

@@ -71,12 +71,42 @@ def state(e: Experiment, found: Sequence[Found], title: str) -> Any:
     return picture
 
 
+def settings(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """Share of right answers, one by one and all of a sequence, against the settings in their order."""
+    columns = _columns(e, found)
+    picture, panels = canvas(2, title)
+    for axes, share in zip(panels, ("accuracy", "whole"), strict=True):
+        for row, seeds in _by_seed(e, found).items():
+            _line(axes, row, [_shares(cells, columns, share) for cells in seeds])
+        _name(axes, "", "", f"% right, {'all of a sequence' if share == 'whole' else 'each answer'}")
+        axes.set_xticks(range(len(columns)), columns)
+    return picture
+
+
+def parts(e: Experiment, found: Sequence[Found], title: str) -> Any:
+    """BLEU of parts of what is tested on: by length, and by ratio of lengths."""
+    picture, panels = canvas(2, title)
+    kinds = (("length", "tokens of the source"), ("ratio", "tokens of the reference for each of the source"))
+    for axes, (kind, said) in zip(panels, kinds, strict=True):
+        start, names = f"bleu@{kind} ", list[str]()
+        for column in _columns(e, found):
+            for row, results in _rows(e, found, column):
+                cut = [{k: v for k, v in r["scores"].items() if k.startswith(start)} for r in results]
+                names = [name.removeprefix(start) for name in cut[0]]
+                _line(axes, row, [list(enumerate(values.values())) for values in cut])
+        _name(axes, "", said, "BLEU")
+        axes.set_xticks(range(len(names)), names)
+    return picture
+
+
 FIGURES: dict[str, Callable[[Experiment, Sequence[Found], str], Any]] = {
     "curve": curve,
     "spent": spent,
     "length": length,
     "parameters": parameters,
     "state": state,
+    "settings": settings,
+    "parts": parts,
 }
 
 
@@ -120,6 +150,23 @@ def _rows(e: Experiment, found: Sequence[Found], column: str) -> Iterator[tuple[
         results = [f.result for f in found if (f.run.row, f.run.column) == (row, column)]
         if results:
             yield row, results
+
+
+def _by_seed(e: Experiment, found: Sequence[Found]) -> dict[str, list[list[Found]]]:
+    """Of each row that was run the runs of every seed."""
+    rows = {row: [f for f in found if f.run.row == row] for row in e.rows}
+    return {
+        row: [[f for f in cells if f.run.seed == seed] for seed in sorted({f.run.seed for f in cells})]
+        for row, cells in rows.items()
+        if cells
+    }
+
+
+def _shares(cells: Sequence[Found], columns: Sequence[str], share: str) -> Points:
+    """Per cent, by the number of the column."""
+    named = {columns.index(f.run.column): (f.result["scores"], f.run.config.context) for f in cells}
+    at = {i: scores.get(f"{share}@{context}") for i, (scores, context) in sorted(named.items())}
+    return [(float(i), 100 * value) for i, value in at.items() if value is not None]
 
 
 def _lengths(scores: dict[str, float]) -> Points:

@@ -15,7 +15,7 @@ __all__ = ["TOLERANCE", "frozen", "matched", "parameters"]
 
 # Of a reference's parameters; and multiples of what widths may be, of which kernels like the first ones.
 TOLERANCE, STEPS, WIDEST = 0.02, (32, 16, 8, 4, 2, 1), 4096
-# Symbols of a text that are not yet counted: bytes, or the characters of tiny Shakespeare.
+# Symbols of a text that are not yet counted: bytes, or the characters of tiny Shakespeare; pieces are told.
 SYMBOLS = {"byte": 256, "char": 65}
 
 Options = tuple[tuple[str, Any], ...]
@@ -60,7 +60,8 @@ def frozen(options: Mapping[str, Any]) -> Options:
 
 def _sizes(config: TrainConfig) -> tuple[int, int]:
     """Symbols and channels of the task."""
-    if name_of(config.task) == "text":
-        return SYMBOLS[config.vocabulary], 0
+    if name_of(config.task) in {"text", "translation"}:
+        edge = int(parse(config.task).paired)
+        return SYMBOLS.get(config.vocabulary, config.tokens) + edge, 0
     kind: Any = parse(config.task)
     return kind.size, kind.channels

@@ -1,5 +1,6 @@
 """The report: experiments in the layout of their papers, ours beside what was published, and the cost."""
 
+import fnmatch
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,6 +10,7 @@ from recurra.bench.report import Row, write_text
 from recurra.papers.experiment import SCALES, Experiment, grid
 from recurra.papers.figures import draw
 from recurra.papers.results import Found, find
+from recurra.tasks.quality import side_by_side
 from recurra.train.progress import clock
 
 __all__ = ["collect", "write"]
@@ -44,11 +46,15 @@ def _section(e: Experiment, found: list[Found], results: Path) -> Iterator[Part]
     yield Heading(e.title, 2)
     yield f"{e.paper}. {e.note} In {e.unit}, {'lower' if e.lower else 'higher'} is better. `{e.name}`"
     yield _scores(e, found)
+    yield from _beside(e, found)
     if not any(run.scale == "full" for run, _ in found):
         yield f"Full scale: {NOT_RUN} (`recurra reproduce run {e.name} --scale full`)."
     if found:
         yield Table(COST, list(_cost(e, found)))
         yield _made(found)
+    for scale in SCALES:
+        if path := _sheet(e, [f for f in found if f.run.scale == scale], results):
+            yield f"Sentences side by side, {scale} scale: `{path.relative_to(results)}`."
     for path, caption in draw(e, found, results / "figures"):
         yield Picture(path, caption)
 
@@ -76,16 +82,47 @@ def _of(found: list[Found], scale: str, row: str, column: str) -> list[Found]:
     return [f for f in found if (f.run.scale, f.run.row, f.run.column) == (scale, row, column)]
 
 
+def _beside(e: Experiment, found: list[Found]) -> Iterator[Table]:
+    """A table a pattern: the scores that fit it, of each model and setting."""
+    cells = [(scale, row, column) for scale in SCALES for row in e.rows for column in e.columns]
+    for pattern in e.beside:
+        rows, scores = list[Row](), dict[str, None]()
+        for scale, row, column in cells:
+            results = [result["scores"] for _, result in _of(found, scale, row, column)]
+            names = fnmatch.filter(results[0], pattern) if results else []
+            scores |= dict.fromkeys(names)
+            values = {name: _spread([result[name] for result in results]) for name in names}
+            rows += [{"model": row, "setting": column, "scale": scale, **values}] if values else []
+        if rows:
+            yield Table(["model", "setting", "scale", *scores], rows)
+
+
+def _sheet(e: Experiment, found: list[Found], results: Path) -> Path | None:
+    """What each model wrote, its first seed, where it wrote sentences."""
+    first: dict[str, dict[str, list[str]]] = {}
+    for run, result in found:
+        if "samples" in result:
+            first.setdefault(run.row, result["samples"])
+    if not first:
+        return None
+    texts, path = next(iter(first.values())), results / f"{e.name}-{found[0].run.scale}-samples.md"
+    written = {row: made["written"] for row, made in first.items()}
+    write_text(path, side_by_side(texts["source"], texts["reference"], written))
+    return path
+
+
+def _spread(values: list[float]) -> str:
+    """Mean and, of several, standard deviation."""
+    return f"{mean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+
+
 def _value(e: Experiment, found: list[Found], scale: str) -> str:
     """Mean and spread over seeds, and how many there are where some are missing."""
     if not found:
         return NOT_RUN
     values = [run.value(result["scores"]) for run, result in found]
-    around = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-    planned = e.scales[scale].seeds
-    return f"{mean(values):.4g}{around}" + (
-        "" if len(values) == planned else f" ({len(values)} of {planned})"
-    )
+    planned = e.scales[scale].seeds_of(found[0].run.row)
+    return _spread(values) + ("" if len(values) == planned else f" ({len(values)} of {planned})")
 
 
 def _cost(e: Experiment, found: list[Found]) -> Iterator[Row]:

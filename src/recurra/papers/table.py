@@ -1,10 +1,15 @@
 """Every experiment: the command line, the report and the tests read this table."""
 
-from recurra.papers import own, were_rnns, xlstm
+from recurra.papers import own, seq2seq, were_rnns, xlstm
 from recurra.papers.experiment import Experiment
 
-__all__ = ["EXPERIMENTS"]
+__all__ = ["EXPERIMENTS", "GROUPS"]
 
-EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (*were_rnns.EXPERIMENTS, *xlstm.EXPERIMENTS, *own.EXPERIMENTS)
+# By the names of their files.
+GROUPS: dict[str, tuple[Experiment, ...]] = {
+    "were_rnns": were_rnns.EXPERIMENTS,
+    "xlstm": xlstm.EXPERIMENTS,
+    "seq2seq": seq2seq.EXPERIMENTS,
+    "own": own.EXPERIMENTS,
 }
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for group in GROUPS.values() for e in group}

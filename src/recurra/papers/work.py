@@ -20,6 +20,7 @@ from recurra.bench.report import record
 from recurra.models import SequenceToSequence, load
 from recurra.papers.results import Result, write
 from recurra.tasks.table import Task
+from recurra.tasks.translation import Translation
 from recurra.train import checkpoint
 from recurra.train.config import TrainConfig
 from recurra.train.loop import launch
@@ -44,18 +45,20 @@ def work(options: dict[str, Any], about: Result, folder: Path, threads: int) -> 
 
 
 def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
-    """What the run is worth and what it took; tokens are counted as the task counts its context."""
+    """What the run is worth and what it took; tokens are counted as the task counts its context, of
+    translations those that are written."""
     end = checkpoint.position(checkpoint.last(folder) or folder)
-    each = config.batch * config.accumulate * config.context
+    each = config.batch * config.accumulate * _steps(config, data)
     return {
         "scores": {name: round(value, 6) for name, value in data.scores(model, config.context).items()},
         "config": {**asdict(config), "source": config.source and Path(config.source).name},
         "best": {"step": end.best_step, data.metric: end.best_score},
         "steps": end.step,
-        "tokens": end.step * each,
+        "tokens": round(end.step * each),
         "seconds": round(end.seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "state": _state(model, data, config.context),
+        **_samples(data, model),
         "curve": _curve(rows(folder / METRICS), f"valid_{data.metric}", each),
     }
 
@@ -76,6 +79,21 @@ def command(options: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
+def _steps(config: TrainConfig, data: Task) -> float:
+    """Of a sequence; of sentences, which are of all lengths, the mean, their ends with them."""
+    if isinstance(data, Translation):
+        return sum(len(target) + 1 for _, target in data.train) / len(data.train)
+    return config.context
+
+
+def _samples(data: Task, model: Any) -> dict[str, Any]:
+    """Some translations, that a person can judge."""
+    if not isinstance(data, Translation):
+        return {}
+    pairs, written = data.samples(model)
+    return {"samples": {"source": pairs.sources, "reference": pairs.targets, "written": written}}
+
+
 @torch.no_grad()
 def _state(model: Any, data: Task, context: int) -> int:
     """Numbers that the model remembers of a sequence of `context` steps, a decoder of such a source."""
@@ -90,12 +108,12 @@ def _numbers(state: Any) -> int:
     return state.numel() if isinstance(state, torch.Tensor) else sum(map(_numbers, state))
 
 
-def _curve(metrics: list[dict[str, str]], score: str, each: int) -> dict[str, list[float]]:
+def _curve(metrics: list[dict[str, str]], score: str, each: float) -> dict[str, list[float]]:
     """Held-out scores while it trained, and what had been spent by then."""
     kept = [row for row in metrics if row[score]]
     return {
         "step": [int(row["step"]) for row in kept],
-        "tokens": [int(row["step"]) * each for row in kept],
+        "tokens": [round(int(row["step"]) * each) for row in kept],
         "seconds": [round(float(row["seconds"]), 1) for row in kept],
         "score": [round(float(row[score]), 5) for row in kept],
     }

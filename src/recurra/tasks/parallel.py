@@ -17,6 +17,8 @@ Given = str | tuple[str, str]
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 # What is held out where there is but one text, of every hundred pairs: to validate on, and to test on.
 HELD_OUT = (1, 1)
+# In a lexicon: the beginning of a line that is none of it, the end of a word that was there before, WORD(1).
+COMMENT, AGAIN = ";;;", re.compile(r"\(\d+\)$")
 
 
 @dataclass
@@ -56,10 +58,11 @@ class Parallel:
 def find_pairs(given: Given, languages: tuple[str, str], test: str = "", whole: bool = False) -> Parallel:
     """The pairs of two files, of a file whose lines hold both sides with a tab between, or of a folder.
 
-    Files may be packed. Of one text two pairs of every hundred are held out; whole: all is to test on. A
-    folder holds files such as train.de, val.de, test_2016.de.gz and the same of the other language; test:
-    which part to test on, "" for the first by its name. Raises FileNotFoundError or ValueError that names the
-    file.
+    In a lexicon, in CMUdict's layout, two spaces stand for the tab; its comments and second pronunciations,
+    `WORD(1)`, are left out. Files may be packed. Of one text two pairs of every hundred are held out; whole:
+    all is to test on. A folder holds files such as train.de, val.de, test_2016.de.gz and the same of the
+    other language; test: which part to test on, "" for the first by its name. Raises FileNotFoundError or
+    ValueError that names the file.
     """
     if isinstance(given, str) and Path(given).is_dir():
         return _folder(Path(given), languages, test)
@@ -102,16 +105,25 @@ def _aligned(source: Path, target: Path) -> Pairs:
 
 
 def _table(path: Path) -> Pairs:
-    found = Pairs()
+    found, lexicon = Pairs(), _is_lexicon(path)
+    between, said = ("  ", "two spaces") if lexicon else ("\t", "a tab")
     for number, line in enumerate(lines_of(path), 1):
-        cells = line.split("\t")
-        if len(cells) < 2:
-            if line.strip():
-                raise ValueError(f"{path}, line {number:,}: a tab must stand between source and target")
-            found.skipped["empty"] += 1
-            continue
-        found.add(cells[0], cells[1])
+        one, there, rest = line.partition(between)
+        if lexicon and line.startswith(COMMENT):
+            found.skipped["comments"] += 1
+        elif lexicon and AGAIN.search(one):
+            found.skipped["second pronunciations"] += 1
+        elif line.strip() and not there:
+            raise ValueError(f"{path}, line {number:,}: {said} must stand between source and target")
+        else:
+            found.add(one, rest.partition("\t")[0])
     return found
+
+
+def _is_lexicon(path: Path) -> bool:
+    """Whether in the first pair two spaces stand between the sides, and no tab."""
+    first = next((line for line in lines_of(path) if line.strip() and not line.startswith(COMMENT)), "")
+    return "\t" not in first and "  " in first.strip()
 
 
 def _folder(root: Path, languages: tuple[str, str], test: str) -> Parallel:

@@ -20,10 +20,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor
 from recurra.models.cross_entropy import IGNORED
 from recurra.models.files import read_json, write_alone
 from recurra.models.pairs import Pair
-from recurra.models.translate import best, padded
+from recurra.models.translate import best, padded, translate
 from recurra.models.vocabulary import (
     BPEVocabulary,
     ByteVocabulary,
@@ -42,8 +41,9 @@ from recurra.models.vocabulary import (
 )
 from recurra.tasks.losses import CHUNK, device_of
 from recurra.tasks.parallel import Given, Pairs, find_pairs
+from recurra.tasks.quality import Measures, by_quarter, measured, quality
 
-__all__ = ["Buckets", "Translation", "TranslationFiles"]
+__all__ = ["Buckets", "Judged", "Translation", "TranslationFiles"]
 
 FILE = "pairs.json"
 # Batches of which the pairs of like lengths are sorted together.
@@ -92,9 +92,19 @@ def _epoch(feed: Buckets, epoch: int) -> list[list[int]]:
     return [whole[i] for i in draw.permutation(len(whole))]
 
 
+class Judged(NamedTuple):
+    """What translations are worth, and BLEU of parts of them, by length and by ratio of lengths."""
+
+    measures: Measures
+    parts: dict[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Translation:
-    """Pairs to train on, to validate on and to test on, in one vocabulary; skipped: what was left out."""
+    """Pairs to train on, to validate on and to test on, in one vocabulary; skipped: what was left out.
+
+    back: a model of the other direction, which tells how much of the source comes back.
+    """
 
     train: Sequence[Coded]
     valid: Pairs
@@ -102,6 +112,7 @@ class Translation:
     vocabulary: Vocabulary
     source: str
     skipped: Counter[str]
+    back: Any = None
 
     name: ClassVar[str] = "translation"
     metric: ClassVar[str] = "perplexity"
@@ -136,26 +147,57 @@ class Translation:
         return _coded(self.valid, self.vocabulary)
 
     def scores(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, float]:
-        """BLEU, chrF and perplexity on what is to be tested on: `bleu@test`."""
-        found = self.judged(model)
-        return {f"{name}@test": value for name, (value, _) in found.items()}
+        """BLEU, chrF, perplexity and `tasks.quality` on what is to be tested on, `bleu@test`; BLEU of parts
+        of it by tokens of the source, `bleu@length 9-12`, and by tokens of the reference for each of those,
+        `bleu@ratio 1-2`.
+        """
+        measures, parts = self.judged(model)
+        return {f"{name}@test": value for name, (value, _) in measures.items()} | parts
 
     def report(self, model: Any, context: int, lengths: Sequence[int] = ()) -> list[str]:
-        """The same for people, with the signatures that sacrebleu gives."""
+        """The same for people, with the signatures that sacrebleu gives, and with what the others are."""
         skipped = ", ".join(f"{count:,} {why}" for why, count in self.skipped.items()) or "none"
         lines = [f"{self.source}: {len(self.train):,} pairs to train on, {len(self.test):,} to test on"]
+        measures, parts = self.judged(model)
         lines += [f"pairs left out: {skipped}"]
-        return lines + [
-            f"{name:10} {value:.2f}  {signature}" for name, (value, signature) in self.judged(model).items()
-        ]
+        lines += [f"{name:12} {_said(name, value)}  {about}" for name, (value, about) in measures.items()]
+        return lines + [f"{name:20} {value:.2f}" for name, value in parts.items()]
 
-    def judged(self, model: Any) -> dict[str, tuple[float, str]]:
-        """Each measure and its signature; sentences as a beam of five finds them."""
-        edge, encode = self.vocabulary.size, self.vocabulary.encode
-        found = best(model, [encode(line) for line in self.test.sources], edge)
-        written = [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
+    def judged(self, model: Any) -> Judged:
+        """Each measure with its signature; sentences as a beam of five finds them."""
+        sources, wanted = self.test.sources, self.test.targets
+        written = self._written(model, self.test)
         perplexity = self._perplexity(model, _coded(self.test, self.vocabulary))
-        return {**measured(written, self.test.targets), self.metric: (perplexity, "")}
+        measures = {**measured(written, wanted), self.metric: (perplexity, "a token of the references")}
+        measures |= quality(sources, wanted, written)
+        if self.back is not None:
+            returned = [answers[0][0] for answers in translate(self.back, written)]
+            measures["round_trip"] = (
+                measured(returned, sources)["chrf"][0],
+                "chrF of the sources that return",
+            )
+        return Judged(measures, self._parts(written))
+
+    def samples(self, model: Any, count: int = 20) -> tuple[Pairs, list[str]]:
+        """At most so many pairs all through those to test on, and what the model writes for them."""
+        chosen = self.test.every(max(len(self.test) // count, 1), 0)
+        chosen = Pairs(chosen.sources[:count], chosen.targets[:count])
+        return chosen, self._written(model, chosen)
+
+    def _written(self, model: Any, pairs: Pairs) -> list[str]:
+        edge, encode = self.vocabulary.size, self.vocabulary.encode
+        found = best(model, [encode(line) for line in pairs.sources], edge)
+        return [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
+
+    def _parts(self, written: Sequence[str]) -> dict[str, float]:
+        """BLEU by the length of the source and by the ratio of lengths, both in tokens."""
+
+        def bleu(lines: Sequence[int]) -> float:
+            return measured([written[i] for i in lines], [self.test.targets[i] for i in lines])["bleu"][0]
+
+        lengths = [(len(one), len(other)) for one, other in _coded(self.test, self.vocabulary)]
+        by_length = by_quarter("bleu@length", [one for one, _ in lengths], bleu)
+        return by_length | by_quarter("bleu@ratio", [other / max(one, 1) for one, other in lengths], bleu)
 
     @torch.no_grad()
     def _perplexity(self, model: Any, pairs: Sequence[Coded]) -> float:
@@ -169,6 +211,11 @@ class Translation:
         return math.exp(nats / tokens)
 
 
+def _said(name: str, value: float) -> str:
+    """Shares with more digits than what goes up to a hundred and beyond."""
+    return f"{value:.2f}" if name in {"bleu", "chrf", "perplexity", "round_trip"} else f"{value:.4f}"
+
+
 def _of_like_lengths(pairs: Sequence[Coded]) -> Iterator[Sequence[Coded]]:
     ordered, first = sorted(pairs, key=lambda pair: len(pair[1])), 0
     while first < len(ordered):
@@ -180,19 +227,6 @@ def _of_like_lengths(pairs: Sequence[Coded]) -> Iterator[Sequence[Coded]]:
 def _coded(pairs: Pairs, vocabulary: Vocabulary) -> list[Coded]:
     both = zip(pairs.sources, pairs.targets, strict=True)
     return [(vocabulary.encode(one), vocabulary.encode(other)) for one, other in both]
-
-
-def measured(written: Sequence[str], wanted: Sequence[str]) -> dict[str, tuple[float, str]]:
-    """BLEU and chrF of plain sentences, with their signatures. Raises RuntimeError without sacrebleu."""
-    try:
-        house = import_module("sacrebleu.metrics")
-    except ModuleNotFoundError as e:
-        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[translation]"') from e
-    found = {}
-    for name, metric in (("bleu", house.BLEU()), ("chrf", house.CHRF())):
-        value = metric.corpus_score(list(written), [list(wanted)]).score
-        found[name] = (float(value), str(metric.get_signature()))
-    return found
 
 
 @dataclass(frozen=True)

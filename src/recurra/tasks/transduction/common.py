@@ -1,6 +1,7 @@
 """What the tasks from sequence to sequence share: words, of one length a step, and their answers."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,8 @@ __all__ = ["EDGE", "Tokens", "Transduction"]
 
 Tokens = NDArray[np.int64]
 
-# In front of an answer as the decoder reads it, and behind it as it has to write it.
+# On both sides of a word, so that relative positions have something to count from; in front of an answer as
+# the decoder reads it, and behind it as it has to write it.
 EDGE = 0
 
 
@@ -56,11 +58,15 @@ class Transduction(Sampled):
         """Each from the shortest to the context equally likely."""
         return int(draw.integers(min(self.shortest, context), context + 1))
 
+    def lengths(self, context: int) -> Sequence[int]:
+        """The context, and shorter words down to an eighth of it."""
+        return sorted({max(context // part, 1) for part in (1, 2, 4, 8)})
+
     def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Pair, torch.Tensor]:
-        """The words and what is to be written, [rows, T] and [rows, K + 1]."""
+        """The words and what is to be written, [rows, T + 2] and [rows, K + 1]."""
         words = draw.integers(0, self.symbols, (rows, length))
         answers = self.answer(words) + 1
         edge = np.full((rows, 1), EDGE)
-        read, written = np.concatenate([edge, answers], 1), np.concatenate([answers, edge], 1)
-        lengths = torch.full((rows,), length)
-        return Pair(torch.from_numpy(words + 1), lengths, torch.from_numpy(read)), torch.from_numpy(written)
+        parts = (edge, words + 1, edge), (edge, answers), (answers, edge)
+        source, read, written = (torch.from_numpy(np.concatenate(part, 1)) for part in parts)
+        return Pair(source, torch.full((rows,), length + 2), read), written

@@ -2,7 +2,7 @@
 
 >>> pair, targets = Compress(ratio=3).sample(np.random.default_rng(0), rows=1, length=6)
 >>> pair.source, pair.target
-(tensor([[28, 21, 17,  9, 10,  2]]), tensor([[ 0, 28, 10]]))
+(tensor([[ 0, 28, 21, 17,  9, 10,  2,  0]]), tensor([[ 0, 28, 10]]))
 >>> targets
 tensor([[28, 10,  0]])
 """

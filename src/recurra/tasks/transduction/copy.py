@@ -2,7 +2,7 @@
 
 >>> pair, targets = Copy().sample(np.random.default_rng(0), rows=1, length=4)
 >>> pair.source, pair.target
-(tensor([[28, 21, 17,  9]]), tensor([[ 0, 28, 21, 17,  9]]))
+(tensor([[ 0, 28, 21, 17,  9,  0]]), tensor([[ 0, 28, 21, 17,  9]]))
 >>> targets
 tensor([[28, 21, 17,  9,  0]])
 """

@@ -2,7 +2,7 @@
 
 >>> pair, targets = Expand(ratio=3).sample(np.random.default_rng(0), rows=1, length=6)
 >>> pair.source, pair.target
-(tensor([[28, 21]]), tensor([[ 0, 28, 29, 30, 21, 22, 23]]))
+(tensor([[ 0, 28, 21,  0]]), tensor([[ 0, 28, 29, 30, 21, 22, 23]]))
 >>> targets
 tensor([[28, 29, 30, 21, 22, 23,  0]])
 """

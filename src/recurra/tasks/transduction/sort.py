@@ -2,7 +2,7 @@
 
 >>> pair, targets = Sort().sample(np.random.default_rng(0), rows=1, length=4)
 >>> pair.source, pair.target
-(tensor([[28, 21, 17,  9]]), tensor([[ 0,  9, 17, 21, 28]]))
+(tensor([[ 0, 28, 21, 17,  9,  0]]), tensor([[ 0,  9, 17, 21, 28]]))
 >>> targets
 tensor([[ 9, 17, 21, 28,  0]])
 """
