@@ -10,7 +10,7 @@ demo: build ## minGRU beside a GRU of its size on Python's own source, two minut
 test: export RECURRA_REQUIRE_NATIVE = 1
 test: export SKBUILD_CMAKE_DEFINE = RECURRA_STRICT=ON
 test: lint build ## all but the slow tests
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/tools
 	$(BIN)/ruff check .
