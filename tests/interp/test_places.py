@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recurra import language_model
 from recurra.blocks import BLOCKS
+from recurra.blocks.table import configurable
 from recurra.interp import Place, intervene, record, states_at
 from recurra.interp.subject import KINDS
 from recurra.models.stepper import RecordedStepper, stepper
@@ -16,12 +17,16 @@ from tools import close, same_state, wake
 BATCH, TIME, DEPTH, VOCABULARY = 2, 9, 3, 23
 PLACES = [Place(kind, block) for kind in KINDS for block in range(DEPTH)]
 every = pytest.mark.parametrize("name", BLOCKS)
+# Without an MLP the product behind the layer is fused with the residual.
+BARE = [f"{name} bare" for name, row in BLOCKS.items() if "mlp" in configurable(row)]
+both = pytest.mark.parametrize("name", [*BLOCKS, *BARE])
 # Norms lift what a head reads: see the laws of the blocks.
-LOOSE = {"mlstm": 400.0, "xlstm_large": 400.0}
+LOOSE = {"mlstm": 400.0, "xlstm_large": 400.0, "xlstm_large bare": 400.0}
 
 
 def build(name: str) -> Any:
-    return wake(language_model(name, VOCABULARY, 8, DEPTH)).eval()
+    name, _, bare = name.partition(" ")
+    return wake(language_model(name, VOCABULARY, 8, DEPTH, options={"mlp": 0.0} if bare else None)).eval()
 
 
 def drawn() -> Tensor:
@@ -42,7 +47,7 @@ def untouched(model: Any) -> bool:
     return not hooks and not any("step" in vars(m) for m in model.modules())
 
 
-@every
+@both
 @torch.no_grad()
 def test_the_same_in_forward_and_step(name: str) -> None:
     model, tokens = build(name), drawn()
@@ -80,7 +85,7 @@ def test_the_layer_of_a_mingru_is_its_hidden_state() -> None:
     assert seen[Place("layer", 1)][0][:, -1].equal(seen[Place("state", 1)][0].layer.h)
 
 
-@every
+@both
 @torch.no_grad()
 def test_an_edit_changes_what_follows_and_nothing_else(name: str) -> None:
     model, tokens, at = build(name), drawn(), 4
@@ -107,7 +112,7 @@ def test_an_edit_changes_what_follows_and_nothing_else(name: str) -> None:
         assert not changed[:, at].equal(logits[:, at])
 
 
-@every
+@both
 @torch.no_grad()
 def test_edits_act_in_steps_as_in_forward(name: str) -> None:
     model, tokens = build(name), drawn()

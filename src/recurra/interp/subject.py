@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -97,20 +96,20 @@ def on_output(module: nn.Module, edit: Edit) -> Remove:
     return module.register_forward_hook(lambda _module, _args, out: edit(out)).remove
 
 
-# Where a block's layer is read: by that module, first argument. One that is called in forward and step alike.
-_READ_BY: dict[type[nn.Module], str] = {
-    MinRNNBlock: "out",
-    AarenBlock: "out",
-    S4Block: "out",
-    TransformerBlock: "out",
-    MambaBlock: "out_proj",
-    MLSTMBlock: "down",
-    XLSTMLargeBlock: "down",
-    RWKV4Block: "time_mix.out",
-    RWKV5Block: "time_mix.out",
+# Where a block's layer is read, as the first argument of a module that forward and step call alike. An sLSTM
+# block has no such module: there it is what is added to the residual stream.
+_LAYERS: dict[type[nn.Module], tuple[Callable[[nn.Module, Edit], Remove], str]] = {
+    MinRNNBlock: (on_input, "out"),
+    AarenBlock: (on_input, "out"),
+    S4Block: (on_input, "out"),
+    TransformerBlock: (on_input, "out"),
+    MambaBlock: (on_input, "out_proj"),
+    MLSTMBlock: (on_input, "down"),
+    XLSTMLargeBlock: (on_input, "down"),
+    RWKV4Block: (on_input, "time_mix.out"),
+    RWKV5Block: (on_input, "time_mix.out"),
+    SLSTMBlock: (on_output, "head_norm"),
 }
-# Of an sLSTM block, which has no such product, what is added to the residual stream.
-_GIVEN_BY: dict[type[nn.Module], str] = {SLSTMBlock: "head_norm"}
 
 
 class _Step:
@@ -162,7 +161,11 @@ def _tap_ends(block: nn.Module, edit: Edit) -> Remove:
     return _both(remove, partial(step.remove, edit))
 
 
-def _tap_layer(block: Any, edit: Edit) -> Remove:
+def _tap_layer(block: nn.Module, edit: Edit) -> Remove:
+    if type(block) not in _LAYERS:
+        raise ValueError(f"block must be of the table for its layer to be known, got {type(block).__name__}")
+    tap, name = _LAYERS[type(block)]
+
     def unchanged(out: Any) -> Any:
         return out
 
@@ -172,12 +175,8 @@ def _tap_layer(block: Any, edit: Edit) -> Remove:
         new: Tensor = edit(value[:, 0])[:, None] if as_step else edit(value)
         return new
 
-    step, kind = _Step.of(block, unchanged), type(block)
-    if kind in _READ_BY:
-        remove = on_input(attrgetter(_READ_BY[kind])(block), alike)
-    else:
-        remove = on_output(attrgetter(_GIVEN_BY[kind])(block), alike)
-    return _both(remove, partial(step.remove, unchanged))
+    step = _Step.of(block, unchanged)
+    return _both(tap(block.get_submodule(name), alike), partial(step.remove, unchanged))
 
 
 class Own(Subject):
