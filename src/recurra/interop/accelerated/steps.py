@@ -72,11 +72,11 @@ class Recordings:
         """The steps of what belongs to `key`, begun anew where the sources are other tensors than they were,
         or where there are hooks that there were not: torch numbers those of the whole process; None where
         weights are of another kind, or hooks wait for a part of the block to be called."""
-        old, hooks, steps = self._known.get(key, (None, 0, None))
+        (hooks, old), steps = self._known.get(key, ((-1, ()), None))
         newest = RemovableHandle.next_id
-        if old is None or hooks != newest or not all(map(is_, old, sources)):
+        if hooks != newest or not all(map(is_, old, sources)):
             steps = begin() if _plain(module) and not _watched(module) else None
-            self._known[key] = tuple(sources), newest, steps
+            self._known[key] = (newest, tuple(sources)), steps
         return cast("Steps | None", steps)
 
 
