@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import gpu_memories as memories
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,7 @@ def correctness_cases(toy: bool) -> list[tuple[Any, ...]]:
     shapes = [(2, 33, 5)] if toy else [(3, 300, 40), (1, 4100, 64)]
     masks = ((False, False), (True, False), (True, True))  # (masked, reverse)
     cases = list(product(["linear", *gated.FUSIONS, *EQUATIONS], shapes, DTYPES, masks))
+    cases += product(memories.NAMES, memories.shapes(toy), DTYPES, masks)
     return [case for case in cases if case[0] not in FORWARD_ALONE or not case[3][1]]
 
 
@@ -129,14 +131,13 @@ def correctness(case: tuple[Any, ...]) -> Row:
     gate, (batch, steps, width), dtype, (masked, reverse) = case
     draw = torch.Generator(DEVICE).manual_seed(len(gate) + steps)
     normal = lambda *shape: torch.randn(*shape, generator=draw, device=DEVICE)  # noqa: E731
-    drawn = EQUATIONS[gate].draw if gate in EQUATIONS else partial(drawn_gates, gate)
-    xs, state = drawn(normal, batch, steps, width)
-    leaves = [*(x.to(DTYPES[dtype]) for x in xs), state]
-    cotangents = (normal(batch, steps, width).to(DTYPES[dtype]), normal(*state.shape))
+    leaves, cotangents = drawn(gate, case[1], DTYPES[dtype], normal)
     reset = torch.rand(batch, steps, generator=draw, device=DEVICE) < 0.02 if masked else None
     lengths = torch.randint(0, steps + 1, (batch,), generator=draw, device=DEVICE) if masked else None
     masks = (reset, lengths, reverse)
     forms = EQUATIONS.get(gate, Equation(partial(public, gate), partial(truth, gate), drawn_gates))
+    if gate in memories.NAMES:
+        forms = forms._replace(public=partial(memories.public, gate), truth=partial(memories.truth, gate))
     with interpreted():
         got = gradients(forms.public, leaves, masks, cotangents)
     want = gradients(forms.truth, [x.double() for x in leaves], masks, cotangents)
@@ -151,6 +152,17 @@ def correctness(case: tuple[Any, ...]) -> Row:
         "reverse": reverse,
     }
     return {"gate": gate, **place, "worst_eps": round(max(errors), 3), "right": right}
+
+
+def drawn(
+    gate: str, shape: tuple[int, int, int], dtype: torch.dtype, normal: Callable[..., Tensor]
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Inputs and initial state, and the cotangents of what comes out."""
+    if gate in memories.NAMES:
+        return memories.drawn(gate, shape, dtype, normal)
+    draw = EQUATIONS[gate].draw if gate in EQUATIONS else partial(drawn_gates, gate)
+    xs, state = draw(normal, *shape)
+    return [*(x.to(dtype) for x in xs), state], (normal(*shape).to(dtype), normal(*state.shape))
 
 
 def drawn_gates(
@@ -228,7 +240,7 @@ EQUATIONS = {
     "softmax": Equation(public_softmax, softmax_open, partial(drawn_softmax, (1,))),
     "softmax of heads": Equation(public_softmax, softmax_open, partial(drawn_softmax, (5, 8))),
 }
-FORWARD_ALONE = ("causal_conv", "selective")
+FORWARD_ALONE = ("causal_conv", "selective", *memories.OUTERS)
 
 
 @contextmanager

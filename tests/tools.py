@@ -9,11 +9,12 @@ from torch import Tensor
 from recurra.state import KVState, SoftmaxState
 
 # Relative RMS error in units of the dtype's eps. 64 is generous for exact arithmetic carried through
-# thousands of steps; bf16 rounds only what goes in and what comes out (2 eps), the rest is fp32.
+# thousands of steps; bf16 and fp16 round only what goes in and what comes out (2 eps), the rest is fp32.
 TOLERANCE: dict[torch.dtype, float] = {
     torch.float64: 64,
     torch.float32: 64,
     torch.bfloat16: 4,
+    torch.float16: 4,
     torch.complex128: 64,
     torch.complex64: 64,
 }

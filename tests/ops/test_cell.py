@@ -2,8 +2,7 @@
 changes a bit. The step of sLSTM has its oracle beside its block's."""
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -12,54 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.library import opcheck
 
-from ops.recurrences import LAYOUTS, MASKS, NATIVE, REAL, Case, draw_masks, pairings, widen
-from recurra import ops
+from cells import CALLS, NAMES, Form, draw, loop, meets, public, results
+from ops.recurrences import LAYOUTS, MASKS, NATIVE, REAL, Case, pairings
 from recurra.ops import native
 from recurra.ops.cell import BACKWARD, OP, cell_native
-from recurra.ops.cell_forms import CELLS, cell_loop
+from recurra.ops.cell_forms import CELLS
 from tools import close
 
-Form = Callable[..., tuple[Tensor, Tensor]]
 PEERS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM}
-CALLS: dict[str, Any] = {"gru": ops.gru, "lstm": ops.lstm, "slstm": ops.slstm}
-NAMES = ["y", "state_n", "dgates", "dweight", "dbias", "dstate"]
 # torch's own forward mode calls what torch itself calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 every = pytest.mark.parametrize("cell", list(CELLS))
-
-
-class Drawn(NamedTuple):
-    """(gates, weight, bias, state), the masks, and the cotangents of y and the last state."""
-
-    inputs: tuple[Tensor, ...]
-    masks: tuple[Tensor | None, Tensor | None]
-    cotangents: tuple[Tensor, Tensor]
-
-
-def _draw(cell: str, case: Case, dtype: torch.dtype) -> Drawn:
-    rng = torch.Generator().manual_seed(case.time + case.width)
-    wide = torch.promote_types(dtype, torch.float32)
-    batch, time, width = case.batch, case.time, case.width
-    rows, states = CELLS[cell].parts * width, len(CELLS[cell].state._fields)
-    heads = 1 if cell != "slstm" else next(n for n in (2, 5, 3, 1) if width % n == 0)
-    square = (rows, width) if cell != "slstm" else (heads, rows // heads, width // heads)
-    shapes = ((batch, time, rows), square, (rows,), (states, batch, width))
-    inputs = [torch.randn(shape, generator=rng, dtype=wide) for shape in shapes]
-    inputs[1] /= width**0.5
-    if cell == "slstm":  # as steps leave it: one of what n has read weighs 1, and none is beyond 1
-        inputs[3][2] = 1 + inputs[3][2].exp()
-        inputs[3][1] = inputs[3][2] * inputs[3][1].tanh()
-    dy, dstate = torch.randn(batch, time, width, generator=rng, dtype=wide), torch.randn_like(inputs[3])
-    inputs[0] = inputs[0].to(dtype)
-    return Drawn(tuple(inputs), draw_masks(case, rng), (dy.to(dtype), dstate))
-
-
-def _public(cell: str, inputs: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, Tensor]:
-    """What one calls."""
-    gates, weight, bias, state = inputs
-    reset, lengths, reverse = rest
-    y, last = CALLS[cell](gates, weight, bias, CELLS[cell].state(*state), reset, lengths, reverse=reverse)
-    return y, torch.stack(tuple(last))
 
 
 def _plain(cell: str, inputs: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, Tensor]:
@@ -67,42 +29,12 @@ def _plain(cell: str, inputs: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "takes", lambda *_: False)
         patch.setattr(native, "prefers_product", lambda: False)
-        return _public(cell, inputs, *rest)
+        return public(cell, inputs, *rest)
 
 
 def _compiled(cell: str, inputs: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, Tensor]:
     assert native.takes(inputs[0])
-    return _public(cell, inputs, *rest)
-
-
-def _loop(cell: str, inputs: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, Tensor]:
-    reset, lengths, reverse = rest
-    return cell_loop(*inputs, reset, lengths, cell, reverse)
-
-
-def _results(form: Form, cell: str, drawn: Drawn, reverse: bool) -> dict[str, Tensor]:
-    """Outputs, last state, and the gradients of everything that is not a mask."""
-    leaves = tuple(x.detach().requires_grad_() for x in drawn.inputs)
-    out = form(cell, leaves, *drawn.masks, reverse)
-    grads = torch.autograd.grad(out, leaves, drawn.cotangents, materialize_grads=True)
-    return dict(zip(NAMES, (*out, *grads), strict=True))
-
-
-def _truth(cell: str, drawn: Drawn, reverse: bool) -> dict[str, Tensor]:
-    wide = Drawn(
-        tuple(map(widen, drawn.inputs)), drawn.masks, (widen(drawn.cotangents[0]), widen(drawn.cotangents[1]))
-    )
-    return _results(_loop, cell, wide, reverse)
-
-
-def _meets(form: Form, cell: str, drawn: Drawn, reverse: bool) -> None:
-    dtype, wide = drawn.inputs[0].dtype, drawn.inputs[3].dtype
-    want = _truth(cell, drawn, reverse)
-    for name, got in _results(form, cell, drawn, reverse).items():
-        assert got.dtype == (dtype if name in ("y", "dgates") else wide), name
-        # In bf16 the backward pass reads h from y, which is rounded.
-        rounded = dtype != wide and name.startswith("d")
-        close(got if got.dtype == dtype or not rounded else got.to(dtype), want[name])
+    return public(cell, inputs, *rest)
 
 
 def _cases() -> list[Any]:
@@ -121,7 +53,7 @@ def _cases() -> list[Any]:
 
 @pytest.mark.parametrize(("form", "cell", "dtype", "case"), _cases())
 def test_fp64_loop(form: Form, cell: str, dtype: torch.dtype, case: Case) -> None:
-    _meets(form, cell, _draw(cell, case, dtype), case.reverse)
+    meets(form, cell, draw(cell, case, dtype), case.reverse)
 
 
 @NATIVE
@@ -143,12 +75,12 @@ def test_any_shape_and_strides(
     layouts: tuple[str, str],
 ) -> None:
     batch, time, width = shape
-    drawn = _draw(cell, Case(time, width, masks, batch=batch), dtype)
+    drawn = draw(cell, Case(time, width, masks, batch=batch), dtype)
     (gates, weight, bias, state), (dy, dstate) = drawn.inputs, drawn.cotangents
     gates, dy = LAYOUTS[layouts[0]](gates), LAYOUTS[layouts[1]](dy)
     weight, state = weight.mT.contiguous().mT, state.mT.contiguous().mT
     drawn = drawn._replace(inputs=(gates, weight, bias, state), cotangents=(dy, dstate))
-    _meets(_compiled, cell, drawn, reverse)
+    meets(_compiled, cell, drawn, reverse)
 
 
 @pytest.mark.parametrize("cell", list(PEERS))
@@ -174,7 +106,7 @@ def test_torch(form: Form, cell: str, dtype: torch.dtype) -> None:
 
 @every
 def test_without_bias(cell: str) -> None:
-    (gates, weight, bias, state), *_ = _draw(cell, Case(5, 6), torch.float32)
+    (gates, weight, bias, state), *_ = draw(cell, Case(5, 6), torch.float32)
     call, first = CALLS[cell], CELLS[cell].state(*state)
     got, want = call(gates, weight, state=first)[0], call(gates, weight, torch.zeros_like(bias), first)[0]
     assert got.equal(want)
@@ -193,7 +125,7 @@ def test_without_bias(cell: str) -> None:
 def test_instruction_sets(cell: str) -> None:
     for dtype in REAL:
         for batch, width in ((1, 3), (3, 17), (13, 64), (21, 35)):
-            _meets(_compiled, cell, _draw(cell, Case(5, width, "both", batch=batch), dtype), batch == 3)
+            meets(_compiled, cell, draw(cell, Case(5, width, "both", batch=batch), dtype), batch == 3)
 
 
 @NATIVE
@@ -202,11 +134,11 @@ def test_instruction_sets(cell: str) -> None:
 def test_threads_change_no_bit(cell: str, batch: int) -> None:
     """Enough of it to be shared out: rows that go together with others elsewhere."""
     case = Case(18, 70, "both", batch=batch)
-    drawn, runs = _draw(cell, case, torch.float32), []
+    drawn, runs = draw(cell, case, torch.float32), []
     assert drawn.inputs[0].numel() * drawn.inputs[1].shape[-1] // 8 >= native.PARALLEL
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        runs.append(_results(_compiled, cell, drawn, reverse=True))
+        runs.append(results(_compiled, cell, drawn, reverse=True))
     # Where the large products are torch's own, their bits are not ours to promise.
     ours = cell != "slstm" and native.prefers_product()
     for name in NAMES if ours else NAMES[:2]:
@@ -217,7 +149,7 @@ def test_threads_change_no_bit(cell: str, batch: int) -> None:
 @NATIVE
 @every
 def test_rows_do_not_mix(cell: str) -> None:
-    drawn = _draw(cell, Case(6, 20, batch=11), torch.float32)
+    drawn = draw(cell, Case(6, 20, batch=11), torch.float32)
     gates, *rest = drawn.inputs
     want, _ = _compiled(cell, drawn.inputs, None, None, False)
     gates = gates.clone()
@@ -230,10 +162,10 @@ def test_rows_do_not_mix(cell: str) -> None:
 @every
 @pytest.mark.parametrize("form", [_plain, pytest.param(_compiled, marks=NATIVE)])
 def test_autocast_leaves_the_recurrence_alone(form: Form, cell: str) -> None:
-    drawn = _draw(cell, Case(8, 9, "both"), torch.float32)
-    want = _results(form, cell, drawn, False)
+    drawn = draw(cell, Case(8, 9, "both"), torch.float32)
+    want = results(form, cell, drawn, False)
     with torch.autocast("cpu", torch.bfloat16):
-        got = _results(form, cell, drawn, False)
+        got = results(form, cell, drawn, False)
     # torch's own derivatives of the plain form are not meant to be taken under autocast.
     for name in NAMES[:2] if form is _plain else NAMES:
         close(got[name], want[name])
@@ -256,7 +188,7 @@ OPCHECKS = [
 @every
 @pytest.mark.parametrize(("case", "dtype", "utils"), OPCHECKS)
 def test_opcheck(cell: str, case: Case, dtype: torch.dtype, utils: Any) -> None:
-    drawn = _draw(cell, case, dtype)
+    drawn = draw(cell, case, dtype)
     rest = (*drawn.masks, cell, case.reverse)
     leaves = tuple(x.detach().requires_grad_() for x in drawn.inputs)
     opcheck(OP, (*leaves, *rest), test_utils=utils)
@@ -270,7 +202,7 @@ def test_opcheck(cell: str, case: Case, dtype: torch.dtype, utils: Any) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_derivatives(cell: str, reverse: bool) -> None:
     """First and second, against finite differences; forward mode too."""
-    drawn = _draw(cell, Case(3, 2, "both", batch=2), torch.float64)
+    drawn = draw(cell, Case(3, 2, "both", batch=2), torch.float64)
     leaves = tuple(x.detach().requires_grad_() for x in drawn.inputs)
 
     def f(*xs: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,7 +213,7 @@ def test_derivatives(cell: str, reverse: bool) -> None:
     seeds = tuple(x.cos() for x in drawn.inputs)
     for got, want in zip(
         torch.func.jvp(f, drawn.inputs, seeds)[1],
-        torch.func.jvp(lambda *xs: _loop(cell, xs, *drawn.masks, reverse), drawn.inputs, seeds)[1],
+        torch.func.jvp(lambda *xs: loop(cell, xs, *drawn.masks, reverse), drawn.inputs, seeds)[1],
         strict=True,
     ):
         close(got, want)
@@ -289,8 +221,8 @@ def test_derivatives(cell: str, reverse: bool) -> None:
 
 @every
 def test_half_precision_takes_the_plain_form(cell: str) -> None:
-    drawn = _draw(cell, Case(4, 5), torch.float16)
-    y, last = _public(cell, drawn.inputs, None, None, False)
+    drawn = draw(cell, Case(4, 5), torch.float16)
+    y, last = public(cell, drawn.inputs, None, None, False)
     assert (y.dtype, last.dtype) == (torch.float16, torch.float32)
     if native.level() in native.LEVELS:
         with pytest.raises(RuntimeError, match="native kernels take CPU tensors"):
@@ -299,7 +231,7 @@ def test_half_precision_takes_the_plain_form(cell: str) -> None:
 
 @every
 def test_errors_name_the_argument(cell: str) -> None:
-    (gates, weight, bias, state), *_ = _draw(cell, Case(4, 5), torch.float32)
+    (gates, weight, bias, state), *_ = draw(cell, Case(4, 5), torch.float32)
     call, first = CALLS[cell], CELLS[cell].state(*state)
     rows = gates.shape[2]
     wrong: list[tuple[tuple[Any, ...], str]] = [

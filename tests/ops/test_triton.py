@@ -30,6 +30,12 @@ def test_the_laws_in_the_interpreter() -> None:
     assert "passed" in run("1", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *laws)
 
 
+@pytest.mark.slow
+def test_the_compiler_takes_the_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    run("0", str(Path(__file__).with_name("compile_products.py")))
+
+
 def test_the_compiler_takes_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     run("0", str(Path(__file__).with_name("compile_triton.py")))

@@ -3,15 +3,17 @@
 torch.nn's GRU (arXiv 1406.1078, with its reset gate after the product) and LSTM (Hochreiter and
 Schmidhuber, 1997; forget gate: Gers et al., 2000); xLSTM's sLSTM (arXiv 2405.04517), whose heads do not
 see each other. The C++ loop keeps nothing but y for its backward pass: all h are known there, so one
-large product gives the recurrent parts of all gates again.
+large product gives the recurrent parts of all gates again. GPUs have `ops.kernels` where a head is small
+enough to stay in a processor, and else the plain loop.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.block_product import block_product
 from recurra.ops.cell_forms import CELLS, by_heads, cell_loop, of_heads, recurrent
 from recurra.ops.linear import start, state_dtype, states_before
@@ -36,7 +38,23 @@ def cell_native(
     return native.cell(cell, gates, weight, bias, state, reset, lengths, reverse)
 
 
-def _native_backward(
+def cell_triton(
+    gates: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cell: str,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """The Triton loop, for gates on a GPU."""
+    y, state_n = kernels.cell(cell, gates, weight, bias, state, reset, lengths, reverse)
+    return y, state_n
+
+
+def _backward_by(
+    library: Any,
     dy: Tensor,
     dstate_n: Tensor,
     gates: Tensor,
@@ -53,7 +71,7 @@ def _native_backward(
     before = states_before(y, state[0], reset, lengths, reverse).flatten(0, 1)
     dw = _every_recurrent(before, weight, bias)
     mixed = (before.view(y.shape), dw)
-    dgates, dstate = native.cell_backward(
+    dgates, dstate = library.cell_backward(
         cell, (dy, dstate_n), gates, weight, state, mixed, (reset, lengths), reverse
     )
     return dgates, *_matrix_gradients(dw, before, weight), dstate
@@ -123,6 +141,7 @@ OP = define(
     setup=_setup,
     backward=_backward,
     cpu=cell_native,
+    cuda=cell_triton,
 )
 BACKWARD = define(
     f"cell_backward(Tensor dy, Tensor dstate_n, {_INPUTS}, Tensor y, {_REST})"
@@ -130,7 +149,8 @@ BACKWARD = define(
     fake=_fake_backward,
     setup=_setup_twice,
     backward=_backward_twice,
-    cpu=_native_backward,
+    cpu=partial(_backward_by, native),
+    cuda=partial(_backward_by, kernels),
 )
 
 
@@ -210,7 +230,8 @@ def run_cell(
     first = torch.stack(begin(cell, state, gates[..., : gates.shape[-1] // parts]))
     weight = matrix[0].to(dtype)
     bias = weight.new_zeros(gates.shape[-1]) if matrix[1] is None else matrix[1].to(dtype)
-    form = OP if native.takes(gates) and not transforms_active() else cell_loop
+    fused = native.takes(gates) or kernels.takes_cell(gates, weight)
+    form = OP if fused and not transforms_active() else cell_loop
     y, last = form(gates, weight, bias, first, reset, lengths, cell, reverse)
     return y, CELLS[cell].state(*last.unbind(0))
 

@@ -6,11 +6,12 @@ divided; with a bonus (RWKV-5, arXiv 2404.05892, section 4.1) a step reads what 
 its own part by way of the bonus.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.linear import state_dtype
 from recurra.ops.masks import check
 from recurra.ops.outer_forms import Inputs, outer_open, outer_step
@@ -35,18 +36,18 @@ def outer_native(
 
 # ----------------------------------------------------------------------------------------------
 # The op: four inputs, gate and bonus or None, three parts of the state, masks and scale. Its last output,
-# the state before each segment, is for its backward pass alone.
+# the state before each segment, is for its backward pass alone; on a GPU it is empty.
 
 
-def _cpu(*given: Any) -> tuple[Tensor, ...]:
-    y, last, entering = native.outer(given[:4], given[4], given[5], given[6:9], given[9:11], given[11], True)
+def _by(library: Any, *given: Any) -> tuple[Tensor, ...]:
+    y, last, entering = library.outer(given[:4], given[4], given[5], given[6:9], given[9:11], given[11], True)
     return y, *last, entering
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     q, v, state = arguments[0], arguments[2], arguments[6:9]
     segments = (q.shape[1] + native.SEGMENT - 1) // native.SEGMENT
-    kept = q.shape[0] * q.shape[2] * segments * q.shape[3] * (v.shape[3] + 1)
+    kept = 0 if q.is_cuda else q.shape[0] * q.shape[2] * segments * q.shape[3] * (v.shape[3] + 1)
     return v.new_empty(v.shape), *(x.new_empty(x.shape) for x in state), state[0].new_empty(kept)
 
 
@@ -63,9 +64,9 @@ def _backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     return (*(None if x is None else next(grads) for x in inputs[:9]), None, None, None)
 
 
-def _cpu_backward(*given: Any) -> list[Tensor]:
+def _backward_by(library: Any, *given: Any) -> list[Tensor]:
     states = given[10:13], given[13:16]
-    found = native.outer_backward(
+    found = library.outer_backward(
         given[:4], given[4:8], given[8], given[9], states, given[16], given[17:19], given[19]
     )
     d, dgate, dbonus, dstate = found
@@ -113,7 +114,8 @@ OP = define(
     fake=_fake,
     setup=_setup,
     backward=_backward,
-    cpu=_cpu,
+    cpu=partial(_by, native),
+    cuda=partial(_by, kernels),
 )
 BACKWARD = define(
     f"outer_backward(Tensor dy, Tensor dc_n, Tensor dn_n, Tensor dmax_n, {_INPUTS}, Tensor c_n, "
@@ -121,7 +123,8 @@ BACKWARD = define(
     fake=_fake_backward,
     setup=_setup_twice,
     backward=_backward_twice,
-    cpu=_cpu_backward,
+    cpu=partial(_backward_by, native),
+    cuda=partial(_backward_by, kernels),
 )
 
 
@@ -215,7 +218,7 @@ def outer(
     reset, lengths = check(q.shape[0], q.shape[1], q.device, reset, lengths)
     first = _begin(state, inputs)
     bonus = None if bonus is None else bonus.to(first.c.dtype).contiguous()
-    if native.takes(q) and not transforms_active():
+    if (native.takes(q) or kernels.takes(q)) and not transforms_active():
         y, *last, _ = OP(*inputs, bonus, *first, reset, lengths, scale)
         return y, OuterState(*last)
     return outer_open(inputs, bonus, first, reset, lengths, scale)

@@ -35,10 +35,19 @@ def takes(*tensors: Tensor) -> bool:
     return dtype in DTYPES and available()
 
 
+def takes_cell(gates: Tensor, weight: Tensor) -> bool:
+    """True if the kernels can take these gates, and a head of W_hh [..., rows, channels] fits a processor."""
+    return takes(gates) and weight.shape[-1] <= 64
+
+
 # The file of every kernel.
 FILES = {
+    "cell": "cells",
+    "cell_backward": "cells",
     "conv": "convs",
     "conv_backward": "convs",
+    "outer": "outers",
+    "outer_backward": "outers",
     "scan": "linear",
     "scan_backward": "linear",
     "selective": "selectives",
