@@ -8,6 +8,7 @@ import pytest
 from recurra.papers.experiment import Experiment, Scale, grid
 from recurra.papers.results import find
 from recurra.papers.runner import Places, Runner, folder_of
+from recurra.papers.work import command
 from recurra.train import checkpoint
 from recurra.train.metrics import rows
 
@@ -73,6 +74,10 @@ def test_translations_are_counted_and_shown(places, tmp_path):
     assert made["tokens"] == 6 * 2 * 4  # three characters and the end
     assert made["samples"]["source"] == ["0 1"]
     assert len(made["samples"]["written"]) == 1
+    assert (
+        command({"source": "a/b.tsv", "tied": True, "cross": False})
+        == "recurra train b.tsv --tied --no-cross"
+    )
     assert runs[0].value(made["scores"]) == made["scores"]["bleu@test"]
 
 

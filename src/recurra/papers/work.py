@@ -74,6 +74,8 @@ def command(options: dict[str, Any]) -> str:
     for name, value in options.items():
         if name == "source":
             words.insert(2, Path(value).name)
+        elif isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
         elif getattr(TrainConfig, name, None) != value:
             words += [f"--{name}", str(value)]
     return shlex.join(words)
