@@ -52,7 +52,8 @@ def _again(
 @triton.jit
 def _through(step, live, decay):
     """What a step keeps of the sums, what its score counts in them, and if that is the new max."""
-    s, _, (m, _, c) = step
+    s, _, before = step
+    m, _, c = before
     keep, take, _, ahead = merge(m - decay, c, s, s * 0 + 1)
     return tl.where(live, keep, 1.0), tl.where(live, take, 0.0), ahead & live
 
@@ -61,7 +62,8 @@ def _through(step, live, decay):
 def _back(reset, u, start, end, length, time, at, step, gy, m, a, c, decay, bonus, REVERSE: tl.constexpr):
     """One step back: the new gradient m, a, c of the sums; those of score, values, decay and bonus."""
     live = start + u < end
-    s, v, (m_0, a_0, c_0) = step
+    s, v, before = step
+    m_0, a_0, c_0 = before
     keep, take, ahead = _through(step, live, decay)
     older, newer = average(m_0, c_0, s, bonus)
     dv = take[:, None] * a + newer[:, None] * gy
