@@ -115,7 +115,7 @@ def release() -> None:
 # ----------------------------------------------------------------------------------------------
 # Correctness: every equation, dtype, mask and direction, one chunk of time and several, against fp64.
 
-# Of softmax, that of decay or bonus with a lone head is one sum of differences, and may lose more in any form.
+# Of softmax, the gradient of a lone bonus is one sum of differences, and may lose more in any form.
 TOLERANCE = {"fp32": 64.0, "bf16": 4.0, "fp16": 4.0}  # relative RMS error in eps of the dtype
 
 
