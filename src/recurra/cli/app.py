@@ -13,6 +13,7 @@ from recurra.cli.export import export_transformers
 from recurra.cli.generate import generate
 from recurra.cli.lens import lens
 from recurra.cli.predict import predict
+from recurra.cli.steer import steer
 from recurra.cli.train import command as train
 
 # What wrong words on the command line raise, whichever package typer takes it from.
@@ -34,6 +35,7 @@ app.command("predict")(predict)
 app.command("eval")(evaluate)
 app.command("info")(info)
 app.command("lens")(lens)
+app.command("steer")(steer)
 app.command("models")(models)
 app.command("export-transformers")(export_transformers)
 app.command("tasks")(tasks)

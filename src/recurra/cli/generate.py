@@ -31,7 +31,7 @@ def opened_writer(run: Path) -> SequenceModel:
     return model
 
 
-def _writer(run: Path) -> tuple[SequenceModel, Vocabulary]:
+def writer(run: Path) -> tuple[SequenceModel, Vocabulary]:
     model = opened_writer(run)
     if model.vocabulary is None:
         raise ValueError(f"{run} holds no vocabulary: its model was not trained to write text")
@@ -54,7 +54,7 @@ def generate(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     """Write text; --state-out keeps the state of the model, --state-in goes on from there."""
     if not prompt:
         raise typer.BadParameter("--prompt must hold at least one character")
-    model, vocabulary = _writer(run)
+    model, vocabulary = writer(run)
     stream = model.generate(
         vocabulary.encode(prompt),
         tokens,

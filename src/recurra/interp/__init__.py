@@ -1,36 +1,52 @@
-"""Looking inside a model: what passes at its places, what its states hold, and what follows of others."""
+"""Looking inside a model: what passes at its places, what its states hold, and what steers it."""
 
+from recurra.interp.contrast import contrast
+from recurra.interp.doses import MULTIPLIERS, Writing, answers, change, sweep
 from recurra.interp.lens import LogitLens, StateLens, TunedLens, load_lens, save_lens
 from recurra.interp.memory import decays, half_life, state_jacobian, survival
+from recurra.interp.pairs import Pair, encode_pairs, read_pairs
 from recurra.interp.places import intervene, record, states_at, subject
 from recurra.interp.states import distance
+from recurra.interp.steering import load_vectors, save_vectors, steer
 from recurra.interp.subject import Place, Subject
 from recurra.interp.tracing import graft, trace
 from recurra.interp.tuning import PAPER, QUICK, Recipe, by_depth, fit, trajectory
 
 __all__ = [
+    "MULTIPLIERS",
     "PAPER",
     "QUICK",
     "LogitLens",
+    "Pair",
     "Place",
     "Recipe",
     "StateLens",
     "Subject",
     "TunedLens",
+    "Writing",
+    "answers",
     "by_depth",
+    "change",
+    "contrast",
     "decays",
     "distance",
+    "encode_pairs",
     "fit",
     "graft",
     "half_life",
     "intervene",
     "load_lens",
+    "load_vectors",
+    "read_pairs",
     "record",
     "save_lens",
+    "save_vectors",
     "state_jacobian",
     "states_at",
+    "steer",
     "subject",
     "survival",
+    "sweep",
     "trace",
     "trajectory",
 ]

@@ -22,7 +22,17 @@ from recurra.interp.states import features
 from recurra.interp.subject import Place, Subject
 from recurra.models.files import write_alone
 
-__all__ = ["LENSES", "Lens", "LogitLens", "Seen", "StateLens", "TunedLens", "load_lens", "save_lens"]
+__all__ = [
+    "LENSES",
+    "Lens",
+    "LogitLens",
+    "Seen",
+    "StateLens",
+    "TunedLens",
+    "load_lens",
+    "save_lens",
+    "unembedding_hash",
+]
 
 _KEY = "recurra_lens"
 
@@ -192,14 +202,15 @@ def _zero(linear: nn.Linear) -> nn.Linear:
 LENSES: dict[str, type[Lens]] = {kind.__name__: kind for kind in (TunedLens, StateLens)}
 
 
-def _hash(model: Subject) -> str:
+def unembedding_hash(model: Subject) -> str:
+    """SHA-256 of the head's matrix, by which a file knows its model."""
     weight = model.unembedding.detach().float().cpu().contiguous()
     return hashlib.sha256(weight.numpy().tobytes()).hexdigest()
 
 
 def save_lens(lens: Lens, path: str | os.PathLike[str]) -> None:
     """Write a lens to one safetensors file, with the hash of the model's unembedding: whole or not at all."""
-    about = {"kind": type(lens).__name__, "unembedding": _hash(lens.subject)}
+    about = {"kind": type(lens).__name__, "unembedding": unembedding_hash(lens.subject)}
     if isinstance(lens, StateLens):
         about["every"] = str(lens.every)
     tensors = {name: x.detach().cpu().contiguous() for name, x in lens.state_dict().items()}
@@ -219,7 +230,7 @@ def load_lens(path: str | os.PathLike[str], model: Any) -> Lens:
         options = {name: int(value) for name, value in about.items()}
     except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as e:
         raise ValueError(f"{os.fspath(path)} is not a lens of recurra: {e!r}") from e
-    if given != _hash(subject(model)):
+    if given != unembedding_hash(subject(model)):
         raise ValueError(f"{os.fspath(path)} is the lens of another model: its unembedding is not this one's")
     lens = kind(model, **options)
     try:
