@@ -269,6 +269,9 @@ def test_translation_from_files_to_answers(command, tmp_path, monkeypatch):
     assert code == 0, err
     assert [line.count("\t") for line in out.splitlines()] == [1, 1, 1]
     assert "--n-best must be at most --beam" in command("predict", run, "--beam", "1", "--n-best", "2")[2]
+    code, _, err = command("train", tmp_path / "a", *SMALL, "--device", "cpu", "--out", tmp_path / "text")
+    assert code == 0, err
+    assert "both runs must be of translation" in command("eval", run, "--back", tmp_path / "text")[2]
     assert (
         "target is for tasks with pairs" in command("train", *files, *SMALL, "--out", tmp_path / "other")[2]
     )

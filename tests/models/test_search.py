@@ -54,12 +54,16 @@ def test_a_wide_beam_finds_the_best(blocks: str, penalty: float) -> None:
         assert found[0].tokens == want[0][1]
 
 
+@pytest.mark.parametrize("seed", range(8))
 @torch.no_grad()
-def test_a_beam_of_one_takes_the_likeliest_token() -> None:
-    model, (source, lengths) = _model(), _source()
-    for row, (best,) in enumerate(beam_search(model, source, lengths, LIMITS, 1)):
-        state, words = model.encode(source[row : row + 1], lengths[row : row + 1]), [LIMITS.begin]
-        while len(words) <= LIMITS.longest and words[-1] != LIMITS.end:
+def test_a_beam_of_one_takes_the_likeliest_token(seed: int) -> None:
+    """Also where something longer would have scored better, of which there is room."""
+    torch.manual_seed(seed)
+    model, limits = _model(), LIMITS._replace(longest=30)
+    source, lengths = torch.randint(SIZE, (20, 6)), torch.randint(1, 7, (20,))
+    for row, (best,) in enumerate(beam_search(model, source, lengths, limits, 1, 2.0)):
+        state, words = model.encode(source[row : row + 1], lengths[row : row + 1]), [limits.begin]
+        while len(words) <= limits.longest and words[-1] != limits.end:
             logits, state = model.step(torch.tensor(words[-1:]), state)
             words.append(int(logits.argmax()))
         assert best.tokens == [word for word in words[1:] if word != LIMITS.end]

@@ -80,6 +80,13 @@ def test_a_folder_has_parts_and_languages(tmp_path: Path) -> None:
         find_pairs(str(tmp_path), ("de", "fr"))
     with pytest.raises(ValueError, match="holds nothing named test_2018"):
         find_pairs(str(tmp_path), ("de", "en"), "test_2018")
+    for language, line in (("de", "ein"), ("en", "")):
+        _write(tmp_path, f"test_2019.{language}", [line, "a"])
+        _write(tmp_path, f"test_2020.{language}", [line])
+    part = parse("translation:source=de,target=en,part=test_2019")
+    assert part.prepare(str(tmp_path), tmp_path / "run", "byte", 0, None).skipped["empty"] == 1
+    with pytest.raises(ValueError, match="test_2020, holds no pair of sentences"):
+        find_pairs(str(tmp_path), ("de", "en"), "test_2020")
 
 
 def test_what_is_wrong_is_named(two: tuple[str, str], tmp_path: Path) -> None:
@@ -90,6 +97,11 @@ def test_what_is_wrong_is_named(two: tuple[str, str], tmp_path: Path) -> None:
         find_pairs((few := _write(tmp_path, "few", ["a"] * 5), few), ("", ""))
     with pytest.raises(ValueError, match="line 1: a tab must stand between"):
         find_pairs(few, ("", ""))
+    blank = _write(tmp_path, "blank", ["", " "])
+    with pytest.raises(ValueError, match="holds no pair of sentences"):
+        find_pairs((blank, blank), ("", ""), whole=True)
+    with pytest.raises(ValueError, match="comments holds no pair of sentences"):
+        find_pairs(_write(tmp_path, "comments", [";;; of the makers"]), ("", ""), whole=True)
     with pytest.raises(FileNotFoundError, match="nowhere is no file"):
         find_pairs((two[0], str(tmp_path / "nowhere")), ("", ""))
     (tmp_path / "latin").write_bytes("für".encode("latin1"))
@@ -160,6 +172,7 @@ def test_sentences_in_and_out(data: Translation) -> None:
         next(translate(model, ["ein"]))
     model.vocabulary = data.vocabulary
     lines = ["ein zwei", "", "drei", "sechs sieben vier"]
+    assert list(translate(model, [f" {line}\r" for line in lines], 2)) == list(translate(model, lines, 2))
     together, alone = list(translate(model, lines, 2)), list(translate(model, lines, 2, together=1))
     assert [[text for text, _ in answers] for answers in together] == [
         [text for text, _ in answers] for answers in alone

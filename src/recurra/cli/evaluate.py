@@ -57,7 +57,8 @@ def evaluate(
 
 
 def _returning(data: Task, back: Any) -> Task:
-    if not isinstance(data, Translation) or back.vocabulary is None:
+    answering = isinstance(back, SequenceToSequence) and back.vocabulary is not None
+    if not (isinstance(data, Translation) and answering):
         raise ValueError("back: both runs must be of translation, each in its direction")
     return dataclasses.replace(data, back=back)
 

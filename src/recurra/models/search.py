@@ -69,6 +69,8 @@ class _Sentence:
             for whole, p in self.begun:
                 self._find(whole, p, self.longest)
             return False
+        if self.beam == 1 and self.found:  # what goes on is not the likeliest token
+            return False
         best = score / _normaliser(self.longest, self.penalty)
         return len(self.answers()) < self.beam or self.answers()[-1].score < best
 

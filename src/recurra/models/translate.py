@@ -50,18 +50,19 @@ def answers(
 ) -> Iterator[tuple[str, list[Hypothesis]]]:
     """Each sentence and its answers in tokens, the best first, `together` sentences at a time.
 
-    Where there is nothing to translate the answer is empty. The model has its vocabulary; the token behind
-    those begins and ends a sentence. Raises ValueError where it has none.
+    Sentences lose the white space around them, as those to train on did. Where there is nothing to translate
+    the answer is empty. The model has its vocabulary; the token behind those begins and ends a sentence.
+    Raises ValueError where it has none.
     """
     vocabulary = model.vocabulary
     if vocabulary is None:
         raise ValueError("the model has no vocabulary: it was not trained on sentences")
-    lines = iter(sentences)
+    lines = map(str.strip, sentences)
     while chunk := list(islice(lines, together)):
-        said = [vocabulary.encode(line) for line in chunk if line.strip()]
+        said = [vocabulary.encode(line) for line in chunk if line]
         found = iter(best(model, said, vocabulary.size, beam, penalty))
         for line in chunk:
-            yield line, next(found) if line.strip() else [Hypothesis([], 0.0)]
+            yield line, next(found) if line else [Hypothesis([], 0.0)]
 
 
 def translate(

@@ -68,7 +68,14 @@ def find_pairs(given: Given, languages: tuple[str, str], test: str = "", whole: 
         return _folder(Path(given), languages, test)
     pairs = _aligned(*map(Path, given)) if isinstance(given, tuple) else _table(Path(given))
     name = given if isinstance(given, str) else " and ".join(given)
-    return Parallel(name, Pairs(), Pairs(), pairs) if whole else _split(name, pairs)
+    return Parallel(name, Pairs(), Pairs(), _some(name, pairs)) if whole else _split(name, pairs)
+
+
+def _some(name: str, pairs: Pairs) -> Pairs:
+    """These. Raises ValueError where there are none."""
+    if not pairs:
+        raise ValueError(f"{name} holds no pair of sentences")
+    return pairs
 
 
 def _split(name: str, pairs: Pairs) -> Parallel:
@@ -121,9 +128,9 @@ def _table(path: Path) -> Pairs:
 
 
 def _is_lexicon(path: Path) -> bool:
-    """Whether in the first pair two spaces stand between the sides, and no tab."""
+    """Whether in the first pair two spaces stand between the sides, and no tab; comments alone are one."""
     first = next((line for line in lines_of(path) if line.strip() and not line.startswith(COMMENT)), "")
-    return "\t" not in first and "  " in first.strip()
+    return not first or ("\t" not in first and "  " in first.strip())
 
 
 def _folder(root: Path, languages: tuple[str, str], test: str) -> Parallel:
@@ -143,7 +150,8 @@ def _folder(root: Path, languages: tuple[str, str], test: str) -> Parallel:
         kind: _chosen(root, kind, whole, test if kind == "test" else "")
         for kind in ("train", "valid", "test")
     }
-    train, valid, tested = (_aligned(*whole[name]) for name in chosen.values())
+    parts = ((f"{root}, {name},", _aligned(*whole[name])) for name in chosen.values())
+    train, valid, tested = (_some(*part) for part in parts)
     return Parallel(f"{root}, {' to '.join(languages)}, tested on {chosen['test']}", train, valid, tested)
 
 

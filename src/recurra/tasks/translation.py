@@ -257,7 +257,8 @@ class TranslationFiles:
         found = find_pairs(source, (self.source, self.target), self.part)
         parts = {part: getattr(found, part) for part in ("train", "valid", "test")}
         sentences = {part: [pairs.sources, pairs.targets] for part, pairs in parts.items()}
-        body = {"name": found.name, "skipped": dict(found.train.skipped), **sentences}
+        skipped = sum((pairs.skipped for pairs in parts.values()), Counter[str]())
+        body = {"name": found.name, "skipped": dict(skipped), **sentences}
         folder = run / "pairs"
         folder.mkdir(parents=True, exist_ok=True)
         (vocabulary or _vocabulary(list(parts.values()), kind, size)).save(folder)
