@@ -40,6 +40,15 @@ def test_words_have_all_lengths():
     assert task.lengths(3) == [1, 3]
 
 
+@pytest.mark.parametrize("name", ["compress", "expand"])
+def test_words_are_as_long_as_the_lengths_say(name):
+    task = parse(name)
+    assert task.lengths(64) == [10, 30, 60]
+    for length in task.lengths(64):
+        pair, targets = task.sample(np.random.default_rng(0), 1, length)
+        assert max(pair.source.shape[1] - 2, targets.shape[1] - 1) == length
+
+
 @pytest.mark.parametrize(
     ("task", "named"),
     [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recurra.models.pairs import Pair
 from recurra.tasks.sampled import Sampled
 
-__all__ = ["EDGE", "Tokens", "Transduction"]
+__all__ = ["EDGE", "Grouped", "Tokens", "Transduction"]
 
 Tokens = NDArray[np.int64]
 
@@ -70,3 +70,23 @@ class Transduction(Sampled):
         parts = (edge, words + 1, edge), (edge, answers), (answers, edge)
         source, read, written = (torch.from_numpy(np.concatenate(part, 1)) for part in parts)
         return Pair(source, torch.full((rows,), length + 2), read), written
+
+
+@dataclass(frozen=True)
+class Grouped(Transduction):
+    """Where `ratio` symbols of the longer side belong to one of the shorter; context is the longer side."""
+
+    ratio: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio < 1:
+            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
+
+    def groups(self, length: int) -> int:
+        """Whole ones in that length, one at the least."""
+        return max(length // self.ratio, 1)
+
+    def lengths(self, context: int) -> Sequence[int]:
+        """Of whole groups, so that each is what its name says."""
+        return sorted({self.groups(length) * self.ratio for length in super().lengths(context)})

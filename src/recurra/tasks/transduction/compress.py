@@ -14,27 +14,20 @@ import numpy as np
 from torch import Tensor
 
 from recurra.models.pairs import Pair
-from recurra.tasks.transduction.common import Tokens, Transduction
+from recurra.tasks.transduction.common import Grouped, Tokens
 
 __all__ = ["Compress"]
 
 
 @dataclass(frozen=True)
-class Compress(Transduction):
+class Compress(Grouped):
     """y_j = the largest of x_(rj) ... x_(rj + r - 1), r the ratio; words are of whole groups."""
-
-    ratio: int = 10
 
     name: ClassVar[str] = "compress"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ratio < 1:
-            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
-
     def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Pair, Tensor]:
         """Words of whole groups, one at the least."""
-        return super().sample(draw, rows, max(length // self.ratio, 1) * self.ratio)
+        return super().sample(draw, rows, self.groups(length) * self.ratio)
 
     def answer(self, words: Tokens) -> Tokens:
         """One symbol a group."""

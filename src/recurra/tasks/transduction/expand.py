@@ -14,27 +14,20 @@ import numpy as np
 from torch import Tensor
 
 from recurra.models.pairs import Pair
-from recurra.tasks.transduction.common import Tokens, Transduction
+from recurra.tasks.transduction.common import Grouped, Tokens
 
 __all__ = ["Expand"]
 
 
 @dataclass(frozen=True)
-class Expand(Transduction):
+class Expand(Grouped):
     """y_(rj + i) = (x_j + i) mod symbols for i < r, r the ratio; context is the longest target."""
-
-    ratio: int = 10
 
     name: ClassVar[str] = "expand"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ratio < 1:
-            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
-
     def sample(self, draw: np.random.Generator, rows: int, length: int) -> tuple[Pair, Tensor]:
         """Words whose answers have that length, or of one symbol."""
-        return super().sample(draw, rows, max(length // self.ratio, 1))
+        return super().sample(draw, rows, self.groups(length))
 
     def answer(self, words: Tokens) -> Tokens:
         """`ratio` symbols for one."""
