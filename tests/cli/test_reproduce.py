@@ -26,7 +26,10 @@ def _tiny(monkeypatch):
         paper="none",
         rows={"minGRU": {"model": "mingru", "width": 8}, "GRU": {"model": "gru", "width": 8}},
         columns={"parity": {}},
-        scales={scale: Scale(TINY, 2, {"minGRU": 1.0, "GRU": 2.0}) for scale in SCALES},
+        scales={
+            scale: Scale(TINY, 2, {"minGRU": 1.0, "GRU": 2.0}, {"GRU": {"steps": 3, "tied": False}})
+            for scale in SCALES
+        },
         measure="accuracy@20",
     )
     monkeypatch.setattr(reproduce, "EXPERIMENTS", {"tiny": made})
@@ -56,6 +59,7 @@ def test_run_list_show_and_report(command, tmp_path, monkeypatch):
     assert "all: tiny" in ledger
     shown = command("reproduce", "show", "tiny")[1]
     assert "--task parity" in shown
+    assert "GRU: --steps 3 --no-tied" in shown
     assert command("reproduce", "show", "all")[1] == shown
     words = ("all", "tiny", "--models", "minGRU", "--seeds", "1")
     assert "1 runs, 1 of them done before" in command("reproduce", "run", *words)[1]

@@ -1,6 +1,7 @@
 """`recurra reproduce`: experiments of papers, what they cost, what was published, and what comes out here."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from recurra.papers.report import write
 from recurra.papers.results import find
 from recurra.papers.runner import Places, Runner
 from recurra.papers.table import EXPERIMENTS, GROUPS
+from recurra.papers.work import typed
 
 app = typer.Typer(help="Run experiments of papers, within a stated budget.", rich_markup_mode=None)
 
@@ -72,11 +74,10 @@ def _show(e: Experiment, scale: str, results: Path) -> None:
     runs = grid(e, scale, seeds=1)
     columns = ("model", e.name, "width", "depth", "parameters", "minutes", "seeds", "done")
     print(markdown(columns, [dict(zip(columns, _shown(run, results), strict=True)) for run in runs]))
-    common = e.scales[scale].options
-    print("all:", " ".join(f"--{key} {value}" for key, value in common.items()))
-    for told in (e.columns, e.rows):
+    chosen = e.scales[scale]
+    for told in ({"all": chosen.options}, e.columns, e.rows, chosen.rows):
         for key, options in told.items():
-            print(f"{key}:", " ".join(f"--{name} {value}" for name, value in options.items()))
+            print(f"{key}:", shlex.join(word for option in options.items() for word in typed(*option)))
     for p in e.published:
         print(f"published: {p.row}, {p.column}: {p.says}, {e.unit}")
 

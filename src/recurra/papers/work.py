@@ -27,7 +27,7 @@ from recurra.train.loop import launch
 from recurra.train.metrics import rows
 from recurra.train.run import prepare, train
 
-__all__ = ["command", "result", "work"]
+__all__ = ["command", "result", "typed", "work"]
 
 METRICS = "metrics.csv"
 # The exit code of a run that another process is at.
@@ -74,11 +74,16 @@ def command(options: dict[str, Any]) -> str:
     for name, value in options.items():
         if name == "source":
             words.insert(2, Path(value).name)
-        elif isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        elif getattr(TrainConfig, name, None) != value:
-            words += [f"--{name}", str(value)]
+        elif isinstance(value, bool) or getattr(TrainConfig, name, None) != value:
+            words += typed(name, value)
     return shlex.join(words)
+
+
+def typed(name: str, value: Any) -> list[str]:
+    """An option as `recurra train` takes it."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [str(value)] if name == "source" else [f"--{name}", str(value)]
 
 
 def _steps(config: TrainConfig, data: Task) -> float:
@@ -102,7 +107,7 @@ def _state(model: Any, data: Task, context: int) -> int:
     steps = torch.zeros(1, context, data.channels) if data.channels else torch.zeros(1, context).long()
     steps = steps.to(next(model.parameters()).device)
     if isinstance(model, SequenceToSequence):
-        return _numbers(model.step(steps[:, 0], model.encode(steps, torch.tensor([context])))[1])
+        return _numbers(model.step(steps[:, 0], model.encode(steps, steps.new_tensor([context])))[1])
     return _numbers(model(steps)[1])
 
 
