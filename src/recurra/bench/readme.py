@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from recurra.bench.baselines import Row
-from recurra.bench.report import cell, markdown
+from recurra.bench.report import Row, markdown
 from recurra.bench.results import Device, devices, load, made_by
-from recurra.bench.tables import layer_times, scan_shares
+from recurra.bench.tables import factor, layer_times, scan_shares
 
 __all__ = ["BEGIN", "END", "measured", "renewed"]
 
@@ -59,19 +58,12 @@ def _baselines(found: Sequence[Device]) -> Iterator[str]:
 def _lines(device: Device) -> Iterator[Row]:
     rows = device.figure.of(width=WIDTH, dtype="fp32")
     for layer in dict.fromkeys(row["layer"] for row in rows if ", " in row["layer"]):
-        cells = {f"T = {time}": _factor(rows, layer, time) for time in (SHORT, LONG)}
+        of = [row for row in rows if row["layer"] == layer]
+        cells = {
+            f"T = {time}": factor([row for row in of if row["time"] == time], "") for time in (SHORT, LONG)
+        }
         if any(cells.values()):
             yield {"on": device.name, "beside": layer, **cells}
-
-
-def _factor(rows: Sequence[Row], layer: str, time: int) -> str:
-    found = {
-        row["graph"]: cell(row["over_recurra"])
-        for row in rows
-        if (row["layer"], row["time"]) == (layer, time) and row.get("over_recurra")
-    }
-    graph = f" ({found[True]})" if True in found else ""
-    return f"{found.get(False, '')}{graph}"
 
 
 def _scans(found: Sequence[Device]) -> Iterator[str]:

@@ -194,7 +194,7 @@ def _threads(results: Path) -> Iterator[Part]:
     if found:
         yield from map(made_by, (measured.made for measured in found))
         yield tables.thread_times(sorted(found, key=lambda measured: int(measured.made["threads"])))
-    if len(found) < len({1, 2}):
+    if len(found) < 2:
         yield missing("Thread scaling", *([] if found else ["recurra bench train"]), THREADS)
 
 

@@ -10,6 +10,7 @@ from recurra.bench.results import Device, Measured
 from recurra.bench.roof import roofs
 
 __all__ = [
+    "factor",
     "factors",
     "layer_times",
     "memory",
@@ -47,16 +48,17 @@ def factors(device: Device) -> Table:
     lines = list(published())
     for layer, dtype, width in dict.fromkeys((row["layer"], row["dtype"], row["width"]) for row in rows):
         of = [row for row in rows if (row["layer"], row["dtype"], row["width"]) == (layer, dtype, width)]
-        cells = {f"T = {time}": _factor([row for row in of if row["time"] == time]) for time in TIMES}
+        cells = {f"T = {time}": factor([row for row in of if row["time"] == time]) for time in TIMES}
         if any(cells.values()):
             lines.append({"recurra's": rival(layer), "beside": layer, "dtype": dtype, "D": width, **cells})
     return Table(("recurra's", "beside", "dtype", "D", *(f"T = {time}" for time in TIMES)), lines)
 
 
-def _factor(rows: Sequence[Row]) -> str:
+def factor(rows: Sequence[Row], graphs: str = "graphs: ") -> str:
+    """How many times longer, and in brackets, behind that word, as a CUDA graph."""
     found = {row["graph"]: cell(row["over_recurra"]) for row in rows if row.get("over_recurra")}
     plain, graph = found.get(False, ""), found.get(True, "")
-    return f"{plain} (graphs: {graph})" if graph else plain
+    return f"{plain} ({graphs}{graph})" if graph else plain
 
 
 def memory(device: Device) -> Table:
