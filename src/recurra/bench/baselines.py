@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import recurra
+from recurra.bench.report import Row
 from recurra.blocks.stack import make
 
-Row = dict[str, Any]
 Build = Callable[[int], nn.Module]
 
 MINGRU, MINLSTM, MAMBA = "recurra.MinGRU", "recurra.MinLSTM", "recurra Mamba block"

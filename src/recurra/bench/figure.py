@@ -21,13 +21,13 @@ from recurra.bench.baselines import (
     LOOP,
     ON_CPU,
     Build,
-    Row,
     compare,
     ours,
     traditional,
     training_step,
 )
 from recurra.bench.memory import available, fresh, risen
+from recurra.bench.report import Row
 from recurra.bench.timing import interleave
 
 Say = Callable[[str], None]
@@ -101,7 +101,7 @@ def time_all(layers: Sequence[str], place: Place, repeats: int, say: Say) -> dic
         except RuntimeError as e:  # no C++ compiler, most likely
             found[layer] = {"skipped": f"{type(e).__name__}: {str(e).strip().splitlines()[0][:120]}"}
     for layer, t in interleave(steps, repeats, say=lambda text: say(f"{place} {text}")).items():
-        found[layer] |= {"repeats": t.repeats, "median_ms": t.median, "q1_ms": t.low, "q3_ms": t.high}
+        found[layer] |= t.columns
     return found
 
 

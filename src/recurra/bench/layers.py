@@ -66,8 +66,7 @@ def measure(
     timings = interleave({**runs, COPY: copier()}, repeats, say=lambda text: say(f"{shape} {text}"))
     rows: dict[str, Row] = {}
     for name, t in timings.items():
-        rows[name] = {"repeats": t.repeats, "median_ms": t.median, "q1_ms": t.low, "q3_ms": t.high}
-        rows[name] |= ratios(name, shape, timings)
+        rows[name] = t.columns | ratios(name, shape, timings)
         if name in MEASURED_MEMORY:
             say(f"{shape} {name}: memory")
             rows[name]["peak_mib"] = peak(name, shape, threads)

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from recurra.bench.baselines import DTYPES
 from recurra.bench.report import Row
 from recurra.bench.scan import GATES, draw
-from recurra.bench.timing import Timing, interleave
+from recurra.bench.timing import interleave
 from recurra.ops import project
 
 Say = Callable[[str], None]
@@ -26,18 +26,13 @@ COLUMNS = (
 )
 
 
-def told(t: Timing) -> Row:
-    """Median and quartiles."""
-    return {"repeats": t.repeats, "median_ms": t.median, "q1_ms": t.low, "q3_ms": t.high}
-
-
 def copy(repeats: int) -> Row:
     """Bytes read and written by a copy too large for any cache."""
     source = torch.randn(COPIED // 4)
     target = torch.empty_like(source)
     t = interleave({"copy": lambda: target.copy_(source)}, repeats)["copy"]
     what = f"copy {COPIED / 2**20:.0f} MiB"
-    return {"what": what, "dtype": "fp32", **told(t), "gb_per_s": 2 * COPIED / t.median / 1e6}
+    return {"what": what, "dtype": "fp32", **t.columns, "gb_per_s": 2 * COPIED / t.median / 1e6}
 
 
 @torch.no_grad()
@@ -49,7 +44,7 @@ def products(dtype: str, repeats: int) -> Iterator[Row]:
     for name, t in interleave(runs, repeats).items():
         rate = 2 * SIDE**3 / t.median / 1e9
         what = f"product of {SIDE} by {SIDE}, {name}"
-        yield {"what": what, "dtype": dtype, **told(t), "tflop_per_s": rate}
+        yield {"what": what, "dtype": dtype, **t.columns, "tflop_per_s": rate}
 
 
 @torch.no_grad()
@@ -61,7 +56,7 @@ def scans(dtype: str, repeats: int, gb_per_s: float) -> Iterator[Row]:
             size = touched * DTYPES[dtype].itemsize * SHAPE[0] * SHAPE[1] * SHAPE[2]
             rate = size / t.median / 1e6
             place = dict(zip(("batch", "time", "width"), SHAPE, strict=True))
-            row = {"gate": gate, "dtype": dtype, **place, "work": name, **told(t)}
+            row = {"gate": gate, "dtype": dtype, **place, "work": name, **t.columns}
             yield {**row, "gb_per_s": rate, "of_copy": rate / gb_per_s}
 
 

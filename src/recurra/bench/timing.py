@@ -20,6 +20,11 @@ class Timing(NamedTuple):
     high: float
     first: float
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """As result files have it."""
+        return {"repeats": self.repeats, "median_ms": self.median, "q1_ms": self.low, "q3_ms": self.high}
+
 
 def once(run: Callable[[], object]) -> float:
     """Milliseconds of one call."""

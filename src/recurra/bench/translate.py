@@ -96,7 +96,7 @@ def row(config: TrainConfig, part: str, batch: int, beam: int | None, t: Timing)
         "parameters": parameters(config),
         "batch": batch,
         "beam": beam,
-        **dict(zip(COLUMNS[6:10], (t.repeats, t.median, t.low, t.high), strict=True)),
+        **t.columns,
         "sentences_per_s": speed,
         "tokens_per_s": speed * LENGTH,
     }
