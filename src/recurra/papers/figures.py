@@ -63,11 +63,14 @@ def parameters(e: Experiment, found: Sequence[Found], title: str) -> Any:
 
 
 def state(e: Experiment, found: Sequence[Found], title: str) -> Any:
-    """Final score against the numbers that a model remembers at the end of a sequence."""
-    picture, (axes,) = canvas(1, title)
-    _ends(axes, e, found, lambda result: float(result["state"]), style="o")
-    _name(axes, "", "numbers in the state", e.unit)
-    axes.set_xscale("log")
+    """Final score against the numbers that a model remembers at the end of a sequence; a panel a task."""
+    tasks = {f.run: f.run.config.task for f in found}
+    names = sorted(set(tasks.values()), key=list(tasks.values()).index)
+    picture, panels = canvas(len(names), title)
+    for axes, task in zip(panels, names, strict=True):
+        _ends(axes, e, [f for f in found if tasks[f.run] == task], lambda result: float(result["state"]))
+        _name(axes, task, "numbers in the state", e.unit)
+        axes.set_xscale("log")
     return picture
 
 
@@ -126,7 +129,6 @@ def _ends(
     e: Experiment,
     found: Sequence[Found],
     x: Callable[[dict[str, Any]], float],
-    style: str = "o-",
 ) -> None:
     """A point for each setting of each model: means over seeds."""
     for row in e.rows:
@@ -137,7 +139,7 @@ def _ends(
             if cell
         ]
         if points:
-            axes.plot(*zip(*sorted(points), strict=True), style, markersize=4, label=row)
+            axes.plot(*zip(*sorted(points), strict=True), "o-", markersize=4, label=row)
 
 
 def _columns(e: Experiment, found: Sequence[Found]) -> list[str]:
