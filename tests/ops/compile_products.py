@@ -9,26 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from absent_card import Absent
 from recurra.ops import kernels
 
 SHARED = 232448  # bytes of a processor that a program can have
-
-
-class Absent:
-    """The driver of a card that is not there."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 def compiled(kernel: Any, grid: Any) -> Callable[..., None]:

@@ -10,28 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from absent_card import Absent
 from recurra.ops import kernels
 from recurra.ops.kernels import convs, selectives, softmaxes
 from recurra.ops.kernels.walk import Walk
 
 B, T, D, N, TAPS = 2, 64, 32, 4, 4
 MASKS = (torch.zeros(B, T, dtype=torch.bool), torch.full((B,), T))
-
-
-class Offline:
-    """As much of a driver as compilation asks for."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 def compile_only(walk: Walk, kernel: Any, *args: Any) -> None:
@@ -61,7 +48,7 @@ def softmax(rows: Callable[..., Tensor], heads: int) -> None:
 
 
 def main() -> None:
-    driver.set_active(Offline())
+    driver.set_active(Absent())
     Walk.launch = compile_only
     # Few steps at once and several chunks: every kernel, and soon.
     convs.plan = lambda *shape: (16, 32, 32)

@@ -6,7 +6,6 @@ against T are of forward and backward at batch 1 and equal parameters.
 """
 
 import sys
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from recurra.bench.products import LINEAR, PROJECT, Products
 from recurra.bench.report import Row
 from recurra.bench.step import BLOCK, block
 from recurra.bench.timing import PATIENCE, Timing, interleave
+from recurra.bench.widths import nearest
 from recurra.blocks.stack import make
 from recurra.blocks.table import BLOCKS
 
@@ -61,9 +61,7 @@ class Size(NamedTuple):
 
 def alike(model: str, parameters: int) -> Size:
     """The block with the width of `WIDTHS` whose parameters are nearest to so many."""
-    sizes = [Size(model, width) for width in WIDTHS]
-    at = bisect_left(sizes, parameters, key=lambda size: size.parameters)
-    return min(sizes[max(at - 1, 0) : at + 1], key=lambda size: abs(size.parameters - parameters))
+    return Size(model, nearest(WIDTHS, lambda width: Size(model, width).parameters, parameters))
 
 
 def tables(models: Sequence[str], width: int) -> dict[str, list[Size]]:

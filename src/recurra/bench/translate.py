@@ -5,9 +5,7 @@ how well a model translates nor how long what it writes happens to be. An encode
 blocks each; the widths are such that all have the parameters of the first model.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 
 from recurra.bench.report import Row
 from recurra.bench.timing import Timing, interleave
+from recurra.bench.widths import nearest
 from recurra.blocks.table import BLOCKS
 from recurra.models.classic import CLASSIC
 from recurra.models.search import Limits, beam_search
@@ -53,15 +52,13 @@ def parameters(config: TrainConfig) -> int:
 
 def equal(models: Sequence[str], width: int) -> list[TrainConfig]:
     """The first model at this width, the others at those where they come nearest to its parameters."""
-    configs = [plan(model, width) for model in models]
-    want = parameters(configs[0])
-    return [configs[0], *(_nearest(config, want) for config in configs[1:])]
+    first = plan(models[0], width)
+    want = parameters(first)
 
+    def like(model: str) -> int:
+        return nearest(WIDTHS, lambda w: parameters(plan(model, w)), want)
 
-def _nearest(config: TrainConfig, want: int) -> TrainConfig:
-    at = bisect_left(WIDTHS, want, key=lambda width: parameters(replace(config, width=width)))
-    near = [replace(config, width=width) for width in WIDTHS[max(at - 1, 0) : at + 1]]
-    return min(near, key=lambda config: abs(parameters(config) - want))
+    return [first, *(plan(model, like(model)) for model in models[1:])]
 
 
 class Contender:

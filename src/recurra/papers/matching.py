@@ -1,12 +1,12 @@
 """Models of equal size: the width at which one has the parameters of another."""
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from recurra.bench.widths import nearest
 from recurra.tasks.table import name_of, parse
 from recurra.train.config import TrainConfig
 from recurra.train.run import build
@@ -36,21 +36,15 @@ def matched(options: Options, reference: Options) -> int:
     The roundest within two per cent. Raises ValueError where there is none.
     """
     want = parameters(reference)
+
+    def sized(width: int) -> int:
+        return parameters(frozen({**dict(options), "width": width}))
+
     for step in STEPS:
-        width = _nearest(dict(options), want, step)
-        if abs(parameters(_at(dict(options), width)) / want - 1) <= TOLERANCE:
+        width = nearest(range(step, WIDEST, step), sized, want)
+        if abs(sized(width) / want - 1) <= TOLERANCE:
             return width
     raise ValueError(f"no width of {dict(options)['model']} has {want:,} parameters")
-
-
-def _nearest(options: dict[str, Any], want: int, step: int) -> int:
-    widths = range(step, WIDEST, step)
-    at = bisect_left(widths, want, key=lambda width: parameters(_at(options, width)))
-    return min(widths[max(at - 1, 0) : at + 1], key=lambda w: abs(parameters(_at(options, w)) - want))
-
-
-def _at(options: dict[str, Any], width: int) -> Options:
-    return frozen({**options, "width": width})
 
 
 def frozen(options: Mapping[str, Any]) -> Options:
