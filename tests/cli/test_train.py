@@ -264,6 +264,8 @@ def test_translation_from_files_to_answers(command, tmp_path, monkeypatch):
     assert code == 0, err
     assert out.count("\n") == 225
     assert (tmp_path / "map.png").stat().st_size > 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert "--map: - has no sentence" in command("predict", run, "--map", tmp_path / "none.png")[2]
     monkeypatch.setattr(sys, "stdin", io.StringIO("1 2\n\n"))
     code, out, err = command("predict", run, "--n-best", "2", "--beam", "2")
     assert code == 0, err

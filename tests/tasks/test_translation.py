@@ -56,7 +56,7 @@ def data(two: tuple[str, str], tmp_path: Path) -> Translation:
 
 def test_two_files_and_one_with_tabs_are_the_same(two: tuple[str, str], tmp_path: Path) -> None:
     lines = list(zip(*_sides(), strict=True))
-    _write(tmp_path, "both.tsv", [f"{a}\t{b}\tmore" for a, b in lines])
+    _write(tmp_path, "both.tsv", ["\ufeff" * (i == 0) + f"{a}\t{b}\tmore" for i, (a, b) in enumerate(lines)])
     found, other = find_pairs(two, ("", "")), find_pairs(str(tmp_path / "both.tsv"), ("", ""))
     assert (len(found.train), len(found.valid), len(found.test)) == (292, 3, 3)
     assert found.train.skipped == Counter(empty=2)

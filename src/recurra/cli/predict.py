@@ -35,12 +35,16 @@ def predict(
     # A file is there at once, of the standard input nobody knows when the next line comes.
     vocabulary: Any = model.vocabulary  # without which there are no answers
     found = answers(model, _read(file), beam, 1 if file == "-" else 64)
-    for number, (line, hypotheses) in enumerate(found):
-        if picture and not number:
-            _draw(model, line, hypotheses[0].tokens, picture)
+    undrawn = picture
+    for line, hypotheses in found:
+        if undrawn:
+            _draw(model, line, hypotheses[0].tokens, undrawn)
+            undrawn = None
         for tokens, score in hypotheses[:n_best]:
             text = vocabulary.decode(tokens)
             print(f"{score:.4f}\t{text}" if n_best > 1 else text, flush=True)
+    if undrawn:
+        raise ValueError(f"--map: {file} has no sentence to draw")
 
 
 def _read(file: str) -> Iterator[str]:

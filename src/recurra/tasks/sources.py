@@ -81,9 +81,9 @@ def _parts(name: str, files: Sequence[Path]) -> Source | None:
 def pieces(path: Path, name: str) -> Iterator[str]:
     """The text of a file, unpacked where it is .bz2, .gz, .xz or .zip, about a megabyte at a time.
 
-    Raises ValueError where it is not UTF-8 text, or is cut off.
+    A byte order mark is no part of it. Raises ValueError where it is not UTF-8 text, or is cut off.
     """
-    decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
+    decoder, place = codecs.getincrementaldecoder("utf-8-sig")(), 0
     with _opened(path, name) as f:
         while True:
             try:
