@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from recurra import state as states
 from recurra.models.cross_entropy import IGNORED
 from recurra.models.pairs import Pair
+from recurra.models.vocabulary import Vocabulary
 from recurra.tasks.losses import CHUNK, device_of
 
 __all__ = ["CLOSE", "Answered", "Answers", "Inputs", "asked", "judge", "mean"]
@@ -77,7 +78,7 @@ class Answered(ABC):
     """A task that is judged by its share of right answers."""
 
     metric: ClassVar[str] = "accuracy"
-    vocabulary: ClassVar[None] = None
+    vocabulary: ClassVar[Vocabulary | None] = None
 
     @property
     @abstractmethod

@@ -22,6 +22,8 @@ from recurra.tasks.images import ImageFiles
 from recurra.tasks.induction import Induction
 from recurra.tasks.listops import ListOps
 from recurra.tasks.mqar import MQAR
+from recurra.tasks.quirky.additions import Additions
+from recurra.tasks.quirky.facts import Facts
 from recurra.tasks.selective_copying import SelectiveCopying
 from recurra.tasks.text import TextFiles
 from recurra.tasks.transduction.compress import Compress
@@ -127,6 +129,8 @@ TASKS: dict[str, type[Kind]] = {
     "majority": Majority,
     "majority_count": MajorityCount,
     "missing_duplicate": MissingDuplicate,
+    "additions": Additions,
+    "facts": Facts,
     "translation": TranslationFiles,
     "copy": Copy,
     "reverse": Reverse,

@@ -8,7 +8,9 @@ import torch
 
 from recurra.models import SequenceModel, SequenceToSequence, classic, encoder_decoder, language_model, load
 from recurra.models.classic import CLASSIC
-from recurra.tasks.table import Task, parse
+from recurra.tasks.quirky.common import Quirky
+from recurra.tasks.table import Task, name_of, parse
+from recurra.tasks.text import TextFiles
 from recurra.train import checkpoint
 from recurra.train.checkpoint import Position
 from recurra.train.config import FIXED, TrainConfig, write
@@ -21,6 +23,8 @@ SHAPE = (
     *("task", "vocabulary", "tokens", "model", "encoder", "cross", "tied", "width", "pattern", "depth"),
     *("expansion", "conv", "mlp", "options"),
 )
+# Tasks of text in a vocabulary: a model of one may go on to another.
+TEXTS = (TextFiles, Quirky)
 
 
 class Run(NamedTuple):
@@ -73,13 +77,19 @@ def _config(given: dict[str, Any], start: Path | None, kept: tuple[str, ...]) ->
     """Options over those of a checkpoint, of which some are to stay as they are."""
     old = dataclasses.asdict(checkpoint.options(start)) if start else {}
     for name in kept if start else ():
-        if given.get(name, old[name]) != old[name]:
-            raise ValueError(f"{name} is {old[name]} in {start}, it can't become {given[name]}")
+        new = given.get(name, old[name])
+        if new != old[name] and not (kept is SHAPE and name == "task" and _akin(new, old[name])):
+            raise ValueError(f"{name} is {old[name]} in {start}, it can't become {new}")
     base = old if kept is FIXED else {name: old[name] for name in kept if start}
     config = TrainConfig(**{**base, **given})
     with torch.device("meta"):  # sizes that a block can't take
         build(config, 256)
     return config
+
+
+def _akin(task: str, other: str) -> bool:
+    """Whether a model of one may learn the other: with other options alone, or both of text."""
+    return name_of(task) == name_of(other) or all(isinstance(parse(name), TEXTS) for name in (task, other))
 
 
 def _data(run: Run, anew: bool) -> Task:
