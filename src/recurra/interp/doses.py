@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from recurra.interp.contents import grows
 from recurra.interp.pairs import Pair
 from recurra.interp.places import subject
 from recurra.interp.steering import steer
 from recurra.interp.subject import Place, State, Subject
 from recurra.models.generate import Sampler
-from recurra.state import KVState, concatenate
+from recurra.state import concatenate
 
 __all__ = ["MULTIPLIERS", "Answers", "Dose", "Writing", "answers", "change", "sweep"]
 
@@ -79,11 +80,6 @@ class Dose(NamedTuple):
     bits_per_byte: float | None
 
 
-def _grows(state: Any) -> bool:
-    inner = isinstance(state, tuple | list) and any(map(_grows, state))
-    return inner or isinstance(state, KVState)
-
-
 @torch.no_grad()
 def _asked(whole: Subject, pairs: Sequence[Pair]) -> list[_Asked]:
     """Pairs whose answers are of one length; where there is attention, their prompts too."""
@@ -92,7 +88,7 @@ def _asked(whole: Subject, pairs: Sequence[Pair]) -> list[_Asked]:
         if len(pair.prompt) < 2 or not pair.matching or not pair.other:
             raise ValueError(f"pairs must have prompts of at least two tokens and answers, see pair {i}")
         _, state = whole.read(torch.tensor([pair.prompt[:-1]], device=device))
-        length = len(pair.prompt) if any(_grows(whole.named(part)) for part in state) else 0
+        length = len(pair.prompt) if any(grows(whole.named(part)) for part in state) else 0
         groups[length, len(pair.matching), len(pair.other)].append((i, state))
 
     def of(rows: list[int], name: str) -> Tensor:

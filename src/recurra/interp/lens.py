@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from recurra.interp.places import record, states_at, subject
-from recurra.interp.states import features
+from recurra.interp.states import features, sketched
 from recurra.interp.subject import Place, Subject
 from recurra.models.files import write_alone
 
@@ -123,13 +123,10 @@ class StateLens(Lens):
     """logits = head(A_l s + b_l) of the state of each block, after each `every`-th token.
 
     s is the state as a `vector`, less its mean and over its deviation in the text that training begins with.
-    A state of more than LIMIT numbers, such as the matrices of an mLSTM, is first sketched: each number is
-    added, with a drawn sign, to one drawn of LIMIT sums. That keeps inner products in the mean (arXiv
-    0902.2206), and the lens stays affine in the state, at the size of LIMIT x width a block.
-    Raises ValueError for blocks of attention, whose state has no fixed size.
+    A large state, such as the matrices of an mLSTM, is first `sketched`, so that the lens stays affine in the
+    state and no larger than LIMIT x width a block. Raises ValueError for blocks of attention, whose state has
+    no fixed size.
     """
-
-    LIMIT: ClassVar[int] = 4096
 
     def __init__(self, model: Any, every: int = 16) -> None:
         super().__init__(model)
@@ -147,16 +144,7 @@ class StateLens(Lens):
     def _vectors(self, tokens: Tensor, positions: Sequence[int]) -> list[Tensor]:
         """[B, K, N] for each block."""
         read = [features(self.subject, state) for state in states_at(self.subject, tokens, positions)]
-        return [self._sketched(torch.stack(block, 1).float()) for block in zip(*read, strict=True)]
-
-    def _sketched(self, x: Tensor) -> Tensor:
-        size = x.shape[-1]
-        if size <= self.LIMIT:
-            return x
-        draw = torch.Generator().manual_seed(size)
-        to = torch.randint(self.LIMIT, (size,), generator=draw).to(x.device)
-        sign = (torch.randint(2, (size,), generator=draw) * 2 - 1).to(x)
-        return x.new_zeros(*x.shape[:-1], self.LIMIT).index_add_(-1, to, x * sign)
+        return [sketched(torch.stack(block, 1).float()) for block in zip(*read, strict=True)]
 
     @torch.no_grad()
     def seen(self, tokens: Tensor) -> Seen:

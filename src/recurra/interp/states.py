@@ -9,7 +9,10 @@ from recurra.interp.places import subject
 from recurra.interp.subject import State
 from recurra.state import KVState, OuterState, SLSTMState, SoftmaxState
 
-__all__ = ["distance", "features", "vector"]
+__all__ = ["LIMIT", "distance", "features", "sketched", "vector"]
+
+# Numbers of a state that a map of it has to read, at most.
+LIMIT = 4096
 
 
 def _quotient(x: Tensor, size: Tensor) -> Tensor:
@@ -70,6 +73,20 @@ def features(model: Any, state: State) -> list[Tensor]:
     """`vector` of each block's state, also where the model is one of transformers."""
     named = subject(model).named
     return [vector(named(part)) for part in state]
+
+
+def sketched(x: Tensor, limit: int = LIMIT) -> Tensor:
+    """x [..., N] as [..., limit] where N is more: each number is added, with a drawn sign, to one drawn sum.
+
+    That is linear, the same at every call, and keeps inner products in the mean (arXiv 0902.2206).
+    """
+    size = x.shape[-1]
+    if size <= limit:
+        return x
+    draw = torch.Generator().manual_seed(size)
+    to = torch.randint(limit, (size,), generator=draw).to(x.device)
+    sign = (torch.randint(2, (size,), generator=draw) * 2 - 1).to(x)
+    return x.new_zeros(*x.shape[:-1], limit).index_add_(-1, to, x * sign)
 
 
 def distance(model: Any, one: State, other: State) -> Tensor:
