@@ -99,8 +99,8 @@ def test_time_major_is_not_copied() -> None:
     close(y, layer(x.transpose(0, 1).contiguous())[0])
 
 
-def test_a_head_has_at_most_64_channels() -> None:
-    for width, heads in ((512, 8), (64, 1), (96, 2), (67, 67), (6, 1)):
+def test_a_head_has_about_64_channels() -> None:
+    for width, heads in ((512, 8), (64, 1), (96, 2), (67, 1), (6, 1)):
         assert AarenLayer(4, width).heads == heads
     for heads in (-1, 5):
         with pytest.raises(ValueError, match=f"heads must divide 12, or be 0, got {heads}"):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows
-from recurra.layers.aaren import AarenLayer, head_channels
+from recurra.layers.aaren import AarenLayer
+from recurra.parts.heads import head_channels
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import MLP
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
@@ -16,7 +17,7 @@ __all__ = ["AarenBlock", "AarenConfig"]
 
 @dataclass(frozen=True)
 class AarenConfig:
-    """Sizes of one block; heads 0: of at most 64 channels each; mlp 0: without."""
+    """Sizes of one block; heads 0: of about 64 channels, as `head_channels`; mlp 0: without."""
 
     width: int
     heads: int = 0

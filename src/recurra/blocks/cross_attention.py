@@ -5,13 +5,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from recurra.blocks.common import add_residual, check_width
 from recurra.ops.cross_attention import cross_attention, cross_weights
+from recurra.parts.heads import head_channels
 from recurra.parts.linear import Linear
 from recurra.parts.norm import NORMS
 
 __all__ = ["CrossAttention"]
-
-# Channels of a head, as the Transformer block has them.
-CHANNELS = 64
 
 
 class CrossAttention(nn.Module):
@@ -24,7 +22,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, norm: str = "rms", dropout: float = 0.0) -> None:
         super().__init__()
         self.width, self.dropout = width, dropout
-        self.channels = max(c for c in range(1, min(CHANNELS, width) + 1) if width % c == 0)
+        self.channels = head_channels(width)
         self.norm = NORMS[norm](width)
         self.query, self.keys = Linear(width, width, bias=False), Linear(width, 2 * width, bias=False)
         self.out = Linear(width, width, bias=False)

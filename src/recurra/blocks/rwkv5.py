@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from recurra.blocks.rwkv import Masks, RWKVBlock, RWKVConfig, mixed, orthogonal, zero
-from recurra.layers.aaren import head_channels
 from recurra.ops.activation import activate
 from recurra.ops.linear import state_dtype
 from recurra.ops.norm import LAYER_EPS
 from recurra.ops.outer import outer, take_outer_step
+from recurra.parts.heads import head_channels
 from recurra.parts.kept import Kept
 from recurra.parts.linear import Linear
 from recurra.parts.norm import HeadNorm
@@ -21,7 +21,7 @@ __all__ = ["RWKV5Block", "RWKV5Config"]
 
 @dataclass(frozen=True)
 class RWKV5Config(RWKVConfig):
-    """Sizes of one block, as in `RWKVConfig`; heads 0: of at most 64 channels each.
+    """Sizes of one block, as in `RWKVConfig`; heads 0: of about 64 channels, as `head_channels`.
 
     divisor: of what a head reads, in front of its norm with 1e-5.
     """

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from recurra import state as states
 from recurra.blocks.common import add_mlp, add_residual, check_fields, check_width, end_rows, later
 from recurra.ops.attention import KVRoom, attention, attention_step, two_way_attention, with_room
+from recurra.parts.heads import head_channels
 from recurra.parts.linear import Linear
 from recurra.parts.mlp import SwiGLU
 from recurra.parts.norm import NORMS, LayerNorm, RMSNorm
@@ -18,7 +19,7 @@ __all__ = ["TransformerBlock", "TransformerConfig"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of one block; heads 0: of at most 64 channels each; window 0: none; mlp 0: without.
+    """Sizes of one block; heads 0: of about 64 channels, as `head_channels`; window 0: none; mlp 0: without.
 
     mlp: width of a two-layer MLP with as many weights; SwiGLU has three matrices, so two thirds of that;
     inner: its inner width itself, unless 0. kv_heads: keys and values, each for as many queries (arXiv
@@ -58,19 +59,16 @@ class TransformerConfig:
         check_fields(self)
 
     def _check_heads(self) -> None:
-        if self.head < 0 or self.head % 2 or (self.head and not self.heads):
+        if self.head < 0 or self.head % 2 or (self.head and self.heads < 1):
             raise ValueError(f"head must be even and not negative, with a number of heads, got {self.head}")
-        if self.heads < 0 or (self.heads and not self.head and self.width % (2 * self.heads)):
-            raise ValueError(f"heads must divide width {self.width} into even parts, got {self.heads}")
+        head_channels(self.width, 0 if self.head else self.heads, even=True)
         if self.kv_heads < 0 or (self.kv_heads and self.queries % self.kv_heads):
             raise ValueError(f"kv_heads must divide the heads, {self.queries}, got {self.kv_heads}")
 
     @property
     def channels(self) -> int:
-        """Of a head: even, at most 64 unless told otherwise."""
-        if self.heads:
-            return self.head or self.width // self.heads
-        return max(c for c in range(2, min(64, self.width) + 1, 2) if self.width % c == 0)
+        """Of a head: even."""
+        return self.head or head_channels(self.width, self.heads, even=True)
 
     @property
     def queries(self) -> int:

@@ -9,19 +9,11 @@ from torch import Tensor, nn
 from recurra.layers.linear_layer import check_input, project_steps
 from recurra.ops.project import project
 from recurra.ops.softmax import softmax, take_step
+from recurra.parts.heads import head_channels
 from recurra.parts.kept import Kept
 from recurra.state import SoftmaxState
 
-__all__ = ["AarenLayer", "head_channels"]
-
-
-def head_channels(width: int, heads: int) -> int:
-    """Channels of a head, at most 64 where heads is 0. Raises ValueError where heads do not divide width."""
-    if heads < 0 or (heads and width % heads):
-        raise ValueError(f"heads must divide {width}, or be 0, got {heads}")
-    if heads:
-        return width // heads
-    return max(c for c in range(1, min(64, width) + 1) if width % c == 0)
+__all__ = ["AarenLayer"]
 
 
 class AarenLayer(nn.Module):
@@ -29,8 +21,9 @@ class AarenLayer(nn.Module):
 
     "Attention as an RNN" (arXiv 2405.13956, sections 3.2 and 3.3). k, v = W x + b; weight_ih [3H, I] =
     [W_q | W_k | W_v] and bias_ih as in torch.nn.MultiheadAttention, heads in order; token [I] is learned.
-    heads 0: of at most 64 channels. Weights are drawn as nn.Linear draws them, token is standard normal
-    (the paper does not say). The output projection is the block's. State: `SoftmaxState`, in at least fp32.
+    heads 0: of about 64 channels, as `head_channels`. Weights are drawn as nn.Linear draws them, token is
+    standard normal (the paper does not say). The output projection is the block's. State: `SoftmaxState`, in
+    at least fp32.
     """
 
     State: ClassVar[Any] = SoftmaxState

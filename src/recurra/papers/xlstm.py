@@ -36,7 +36,7 @@ MATCHED: dict[str, dict[str, Any]] = {
     "sLSTM": XLSTM["sLSTM"],
     "mLSTM": {"model": "mlstm", "expansion": 1.6},
     "xLSTM[1:1]": {**XLSTM["xLSTM[1:1]"], "expansion": 1.6},
-    "RWKV-5": {"model": "rwkv5"},
+    "RWKV-5": {"model": "rwkv5", "options": "heads=1"},
 }
 
 FORMAL: dict[str, Any] = {"depth": 2, "context": 40, "clip": 1.0, "windows": 256}
