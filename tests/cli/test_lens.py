@@ -40,6 +40,11 @@ def test_a_table_by_depth_and_the_lenses(command, saved):
     for name in ("tuned", "state"):
         load_lens(saved / "run" / "lens" / f"{name}.safetensors", model)
     assert (saved / "run" / "lens" / "depth.json").exists()
+    page = (saved / "run" / "lens" / "lens.html").read_text(encoding="utf-8")
+    assert page.count('role="grid"') == 3
+    assert all(f"{name} lens: the likeliest" in page for name in ("logit", "tuned", "state"))
+    assert page.count("<svg") == 2
+    assert (saved / "run" / "lens" / "lens.png").stat().st_size
 
 
 def test_faults_are_one_line(command, saved):

@@ -21,7 +21,8 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_a_table_of_doses_and_the_vectors(command, saved):
+def test_a_table_of_doses_and_the_vectors(command, saved, monkeypatch):
+    monkeypatch.setattr("recurra.cli.page.draw", lambda path, figures: None)
     words = ["--state", "--block", "1", "--multiplier", "0", "--multiplier", "-2", "--text", "3"]
     code, out, err = command("steer", saved / "run", saved / "ab.json", *words)
     assert code == 0
@@ -35,6 +36,9 @@ def test_a_table_of_doses_and_the_vectors(command, saved):
     vectors = load_vectors(saved / "run" / "steer" / "vectors.safetensors", load(saved / "run"))
     assert set(vectors) == {Place("block", 1), Place("state", 1)}
     assert (saved / "run" / "steer" / "steer.json").exists()
+    page = (saved / "run" / "steer" / "steer.html").read_text(encoding="utf-8")
+    assert page.count('role="grid"') == 3
+    assert page.count("<svg") == 3 * 2
 
 
 def test_faults_are_one_line(command, saved):

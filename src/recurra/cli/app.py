@@ -12,6 +12,7 @@ from recurra.cli.evaluate import evaluate, info, models, tasks
 from recurra.cli.export import export_transformers
 from recurra.cli.generate import generate
 from recurra.cli.lens import lens
+from recurra.cli.memory import memory
 from recurra.cli.predict import predict
 from recurra.cli.steer import steer
 from recurra.cli.train import command as train
@@ -36,6 +37,7 @@ app.command("eval")(evaluate)
 app.command("info")(info)
 app.command("lens")(lens)
 app.command("steer")(steer)
+app.command("memory")(memory)
 app.command("models")(models)
 app.command("export-transformers")(export_transformers)
 app.command("tasks")(tasks)

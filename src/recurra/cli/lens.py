@@ -10,9 +10,11 @@ import typer
 from torch import Tensor
 
 from recurra.bench.report import Row, markdown, record, write_record, write_rows
-from recurra.cli.generate import Run, opened_writer
+from recurra.cli.generate import Run, writer
+from recurra.cli.page import leave
+from recurra.interp import pages
 from recurra.interp.lens import Lens, LogitLens, StateLens, TunedLens, save_lens
-from recurra.interp.tuning import PAPER, QUICK, Recipe, by_depth, fit
+from recurra.interp.tuning import PAPER, QUICK, Recipe, by_depth, fit, trajectory
 from recurra.models import SequenceModel
 from recurra.tasks.losses import device_of
 from recurra.tasks.text import Text, read
@@ -23,6 +25,8 @@ COLUMNS = ("block", "logit bits/byte", "tuned bits/byte", "logit KL", "tuned KL"
 STATE_COLUMNS = ("state bits/byte", "state KL")
 # Of a text that comes without its own held-out part: one token of so many is held out.
 SHARE = 10
+# Tokens of the held-out text that the page shows.
+SHOWN = 64
 
 
 def lens(
@@ -42,7 +46,8 @@ def lens(
 
     KL to the model's own prediction, in bits per byte, on held-out text. The last row is the model itself.
     """
-    model, recipe, folder = opened_writer(run), QUICK if quick else PAPER, out or run / "lens"
+    model, vocabulary = writer(run)
+    recipe, folder = QUICK if quick else PAPER, out or run / "lens"
     recipe = recipe._replace(steps=steps or recipe.steps)
     train, held, ratio = _text(run, model, file)
     context = min(recipe.context, len(held) - 1, len(train) - 1)
@@ -60,7 +65,14 @@ def lens(
     columns = COLUMNS + STATE_COLUMNS * state
     write_rows(folder / "depth.csv", columns, rows)
     write_record(folder / "depth.json", record(torch.get_num_threads()) | {"recipe": recipe._asdict()})
-    print(f"{markdown(columns, rows)}\nin {folder}: lenses and depth.csv")
+    shown = torch.as_tensor(np.asarray(held[:SHOWN], np.int64), device=device_of(model))
+    maps = [
+        pages.predictions(name, trajectory(one, shown[None]), shown.tolist(), vocabulary)
+        for name, one in lenses.items()
+        if name != "state" or len(shown) >= min(16, context)
+    ]
+    leave(folder / "lens", f"Lenses on {run}", [*maps, *pages.depth(columns, rows)])
+    print(f"{markdown(columns, rows)}\nin {folder}: lenses, depth.csv and lens.html")
 
 
 def _text(run: Path, model: SequenceModel, file: str | None) -> tuple[Any, Any, float]:

@@ -8,6 +8,8 @@ import typer
 
 from recurra.bench.report import Row, markdown, record, write_record, write_rows
 from recurra.cli.generate import Run, writer
+from recurra.cli.page import leave
+from recurra.interp import pages
 from recurra.interp.contrast import METHODS, contrast
 from recurra.interp.doses import MULTIPLIERS, Dose, Writing, sweep
 from recurra.interp.pairs import Pair, encode_pairs, read_pairs
@@ -68,7 +70,8 @@ def steer(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     write_rows(folder / "steer.csv", COLUMNS, rows)
     made = {"fitted": len(fitted), "judged": len(judged), "method": method, "at": at}
     write_record(folder / "steer.json", record(torch.get_num_threads()) | made)
-    print(f"{markdown(COLUMNS, rows)}\nin {folder}: steer.csv and vectors")
+    leave(folder / "steer", f"Steering {run}", list(pages.steering(COLUMNS, rows)))
+    print(f"{markdown(COLUMNS, rows)}\nin {folder}: vectors, steer.csv and steer.html")
 
 
 def _split(

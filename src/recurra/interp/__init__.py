@@ -3,6 +3,7 @@
 from recurra.interp.contrast import contrast
 from recurra.interp.doses import MULTIPLIERS, Writing, answers, change, sweep
 from recurra.interp.lens import LogitLens, StateLens, TunedLens, load_lens, save_lens
+from recurra.interp.lifetimes import Apart, Life, apart, lives
 from recurra.interp.memory import decays, half_life, state_jacobian, survival
 from recurra.interp.pairs import Pair, encode_pairs, read_pairs
 from recurra.interp.places import intervene, record, states_at, subject
@@ -16,6 +17,8 @@ __all__ = [
     "MULTIPLIERS",
     "PAPER",
     "QUICK",
+    "Apart",
+    "Life",
     "LogitLens",
     "Pair",
     "Place",
@@ -25,6 +28,7 @@ __all__ = [
     "TunedLens",
     "Writing",
     "answers",
+    "apart",
     "by_depth",
     "change",
     "contrast",
@@ -35,6 +39,7 @@ __all__ = [
     "graft",
     "half_life",
     "intervene",
+    "lives",
     "load_lens",
     "load_vectors",
     "read_pairs",
