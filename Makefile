@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench build wheel
+.PHONY: demo test lint bench build browser wheel
 
 demo: build ## minGRU beside a GRU of its size on Python's own source, two minutes each; goes on if stopped
 	$(BIN)/recurra demo
@@ -9,7 +9,7 @@ demo: build ## minGRU beside a GRU of its size on Python's own source, two minut
 # What is tested must be the kernels, compiled without a warning.
 test: export RECURRA_REQUIRE_NATIVE = 1
 test: export SKBUILD_CMAKE_DEFINE = RECURRA_STRICT=ON
-test: lint build ## all but the slow tests
+test: lint build browser ## all but the slow tests
 	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/tools
@@ -19,6 +19,12 @@ lint: .venv/tools
 
 bench: build
 	$(BIN)/recurra bench layers
+
+# For the tests of pages, which are skipped, and say so, where there is none and none may be installed.
+browser:
+	@command -v chromium-headless-shell chromium > /dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell; } \
+		> /dev/null || echo "no Chromium could be installed"
 
 build: .venv/recurra ## the environment and the kernels; compiles what changed
 
