@@ -46,6 +46,8 @@ def test_half_lives_gates_and_two_texts(command, tmp_path):
     assert "<b>" not in page
     assert (tmp_path / "out" / "memory.png").stat().st_size
     assert (tmp_path / "out" / "memory.json").exists()
+    assert command("memory", run, TEXT, "--out", tmp_path / "out")[0] == 0
+    assert not (tmp_path / "out" / "against.csv").exists()
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -53,7 +55,7 @@ def test_every_block_shows_what_it_can(name, command, tmp_path, monkeypatch):
     monkeypatch.setattr("recurra.cli.page.draw", lambda path, figures: None)
     run = saved(tmp_path, name)
     code, out, err = command("memory", run, "To be, or not")
-    silent = name in {"slstm", "aaren", "s4", "s4d", "transformer"}
+    silent = name in {"slstm", "aaren", "s4", "transformer"}
     assert code == silent
     assert ("--against" in err) == silent
     assert err.count("\n") == silent

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from interop.peers import PEERS
+from interop.peers import tokens as peers_tokens
 from recurra import language_model
 from recurra.blocks import BLOCKS
 from recurra.interp import distance, half_life, lifetimes, state_jacobian, states_at, survival
@@ -14,9 +16,13 @@ from recurra.interp.lifetimes import apart, left, lives
 from tools import close, wake
 
 VOCABULARY, TIME, DEPTH = 11, 9, 2
-GATED = {"mingru", "minlstm", "mamba", "rwkv4", "rwkv5", "mlstm", "xlstm_large"}
+GATED = {"mingru", "minlstm", "mamba", "rwkv4", "rwkv5", "mlstm", "xlstm_large", "s4d"}
 BY_JACOBIAN = {"gru", "lstm"}
-SMALL: dict[str, dict[str, Any]] = {"mamba": {"state": 3}, "mlstm": {"expansion": 0.1, "heads": 16}}
+SMALL: dict[str, dict[str, Any]] = {
+    "mamba": {"state": 3},
+    "mlstm": {"expansion": 0.1, "heads": 16},
+    "s4d": {"states": 4},
+}
 every = pytest.mark.parametrize("name", BLOCKS)
 
 
@@ -59,7 +65,7 @@ def test_what_is_left_is_that_of_each_start() -> None:
     assert left(forgotten) == pytest.approx({1: 0.5**0.5, 2: 0.5**0.5, 4: 0.5**0.5})
 
 
-@pytest.mark.parametrize("name", ["mingru", "minlstm", "mamba", "rwkv5"])
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "mamba", "rwkv5", "s4d"])
 def test_gates_and_jacobians_measure_the_same(name: str) -> None:
     model, tokens = build(name, 1), drawn()
     (life,) = lives(model, tokens)
@@ -101,6 +107,16 @@ def test_two_texts(name: str) -> None:
     close(found.distance[:, 2], distance(model, one, two)[:, 0])
 
 
+@pytest.mark.parametrize("name", ["mamba", "rwkv odd", "llama"])
+def test_two_texts_in_models_of_transformers(name: str) -> None:
+    model, (tokens, other) = PEERS[name].made(), (peers_tokens()[:1, :5] for _ in range(2))
+    found = apart(model, tokens, other)
+    assert found.distance.isnan().all() == (name == "llama")
+    assert (found.moved[:, :-1] > -1e-6).all()
+    with pytest.raises(TypeError, match="model must be of recurra"):
+        list(lives(model, tokens))
+
+
 def test_the_last_block_alone_moves_the_end_by_all_of_it() -> None:
     """Of one block, whose state is all that there is."""
     model, tokens, other = build("mingru", 1), drawn(), drawn()
@@ -116,6 +132,11 @@ def test_short_texts() -> None:
     model = build("mingru")
     assert apart(model, drawn(2), drawn(2)).positions == [0, 1]
     assert [list(life.left) for life in lives(model, drawn(2))] == [[1, 2]] * DEPTH
-    assert not next(lives(build("gru"), drawn(1))).left
+    for call in (lambda x: list(lives(model, x)), lambda x: apart(model, x, x)):
+        for wrong in (drawn(1), drawn(3).expand(2, -1)):
+            with pytest.raises(ValueError, match=r"tokens must be \[1, T\], T at least 2, got "):
+                call(wrong)
+    with pytest.raises(ValueError, match="count must be at least 2, got 1"):
+        apart(model, drawn(3), drawn(3), 1)
     with pytest.raises(ValueError, match=r"donor must be like tokens, \[1, 3\], got \[1, 2\]"):
         apart(model, drawn(3), drawn(2))

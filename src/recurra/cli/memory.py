@@ -55,7 +55,7 @@ def memory(
     rows = list(_summary(found))
     figures = [*memory_page.lifetimes(found), *memory_page.gates(found, shown[0][:SHOWN])]
     if both:
-        figures += memory_page.compared(both, _names(found), shown[0], shown[1])
+        figures += memory_page.compared(both, memory_page.titles(found), shown[0], shown[1])
     leave(folder / "memory", f"Memory of {run}", [about, Table(COLUMNS, rows), *figures])
     print(f"{markdown(COLUMNS, rows)}\n{about}\nin {folder}: memory.html and its rows")
 
@@ -87,10 +87,6 @@ def _tokens(run: Path, text: str | None, vocabulary: Vocabulary, limit: int) -> 
     return torch.tensor([int(token) for token in tokens[:limit]], dtype=torch.int64)
 
 
-def _names(found: Sequence[Life]) -> list[str]:
-    return [f"{i} {life.name}" for i, life in enumerate(found)]
-
-
 def _notes(found: Sequence[Life]) -> Iterator[str]:
     """What is not known of blocks, a sentence each reason."""
     reasons = dict.fromkeys((life.name, life.why) for life in found if life.why)
@@ -111,37 +107,37 @@ def _summary(found: Sequence[Life]) -> Iterator[Row]:
 
 
 def _files(folder: Path, found: Sequence[Life], both: Apart | None, tokens: Sequence[str]) -> None:
-    """Rows of all that there is, as CSV."""
+    """Rows of all that there is, as CSV; what an earlier call left of what there is not goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables = dict[str, list[Row]]()
-    tables["half_life"] = [
-        {"block": i, "channel": channel, "half-life": value}
-        for i, life in enumerate(found)
-        for channel, value in zip(life.channels, life.half_lives.tolist(), strict=True)
-    ]
-    tables["left"] = [
-        {"block": i, "tokens": d, "left": value}
-        for i, life in enumerate(found)
-        for d, value in life.left.items()
-    ]
-    tables["gates"] = [
-        {"block": i, "position": t, "token": token, "kept": float(life.factors[t].mean())}
-        for i, life in enumerate(found)
-        if life.factors is not None
-        for t, token in enumerate(tokens)
-    ]
-    if both:
-        tables["against"] = [
-            {
-                "block": i,
-                "position": p,
-                "distance": float(both.distance[i, k]),
-                "moved": float(both.moved[i, k]),
-            }
-            for i in range(len(found))
-            for k, p in enumerate(both.positions)
-        ]
-    for name, rows in tables.items():
+    tables = {"half_life": _half_lives(found), "left": _left(found), "gates": _gates(found, tokens)}
+    for name, made in (tables | {"against": _against(both) if both else iter(())}).items():
+        path, rows = folder / f"{name}.csv", list(made)
         if rows:
-            write_rows(folder / f"{name}.csv", list(rows[0]), rows)
+            write_rows(path, list(rows[0]), rows)
+        else:
+            path.unlink(missing_ok=True)
     write_record(folder / "memory.json", record(torch.get_num_threads()))
+
+
+def _half_lives(found: Sequence[Life]) -> Iterator[Row]:
+    for i, life in enumerate(found):
+        for channel, value in zip(life.channels, life.half_lives.tolist(), strict=True):
+            yield {"block": i, "channel": channel, "half-life": value}
+
+
+def _left(found: Sequence[Life]) -> Iterator[Row]:
+    for i, life in enumerate(found):
+        yield from ({"block": i, "tokens": d, "left": value} for d, value in life.left.items())
+
+
+def _gates(found: Sequence[Life], tokens: Sequence[str]) -> Iterator[Row]:
+    for i, life in enumerate(found):
+        if life.factors is not None:
+            for t, (token, kept) in enumerate(zip(tokens, life.factors.mean(1).tolist(), strict=True)):
+                yield {"block": i, "position": t, "token": token, "kept": kept}
+
+
+def _against(both: Apart) -> Iterator[Row]:
+    for i, (far, moved) in enumerate(zip(both.distance.tolist(), both.moved.tolist(), strict=True)):
+        for k, p in enumerate(both.positions):
+            yield {"block": i, "position": p, "distance": far[k], "moved": moved[k]}

@@ -13,15 +13,16 @@ from recurra.interp.memory import decays, half_life, state_jacobian
 from recurra.interp.places import states_at, subject
 from recurra.interp.states import distance
 from recurra.interp.tracing import trace
+from recurra.layers.s4d import DISCRETISATIONS, S4DLayer
 from recurra.state import GRUState, KVState, LSTMState
 
 __all__ = ["Apart", "Life", "apart", "left", "lives"]
 
 # Numbers of a state beyond which its Jacobian, a backward pass for each of them, takes too long.
-LIMIT = 1024
+LIMIT = 512
 _WHY = {
     **dict.fromkeys(("gru", "lstm", "slstm"), "its gates read its own past, no product of them tells"),
-    **dict.fromkeys(("s4", "s4d"), "its states turn while they fade, at rates that no text changes"),
+    "s4": "its states turn and mix while they fade, no channel does by itself",
     "aaren": "an average over all that was read, which forgets nothing",
     "transformer": "attention keeps all that it has read",
 }
@@ -29,7 +30,10 @@ _WHY = {
 
 class Life(NamedTuple):
     """One block: its name in the table; the factors [T, channels] by which its state forgets, and the names
-    and half-lives of these channels; or why it has none. left: of a state, after 1, 2, 4, .. tokens."""
+    and half-lives of these channels; or why it has none. left: of a state, after 1, 2, 4, .. tokens.
+
+    The factors are those of `decays`; of S4D, whose states turn as they fade, the size of its own.
+    """
 
     name: str
     factors: Tensor | None
@@ -64,18 +68,39 @@ def _names(shape: Sequence[int]) -> list[str]:
     return ["/".join(map(str, at)) for at in product(*map(range, shape))]
 
 
+def _check(tokens: Tensor) -> None:
+    if tokens.ndim != 2 or len(tokens) != 1 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens must be [1, T], T at least 2, got {list(tokens.shape)}")
+
+
 def lives(model: Any, tokens: Tensor) -> Iterator[Life]:
     """Each block on one text, tokens [1, T]. Raises TypeError for a model that is not of recurra."""
-    factors = decays(model, tokens)
+    _check(tokens)
+    factors, blocks = decays(model, tokens), subject(model).blocks
+    known = [
+        _sizes(block, tokens.shape[1]) if a is None else a for block, a in zip(blocks, factors, strict=True)
+    ]
     with torch.no_grad():
         _, state = subject(model).read(tokens[:, :1])
-    for i, (block, a) in enumerate(zip(subject(model).blocks, factors, strict=True)):
+    for i, (block, a) in enumerate(zip(blocks, known, strict=True)):
         name = describe(block)["block"]
         if a is None:
             remains, why = _without_gates(model, tokens, i, state[i])
             yield Life(name, None, [], torch.zeros(0), remains, f"{_WHY[name]}{why}")
         else:
             yield Life(name, a[0].flatten(1), _names(a.shape[2:]), half_life(a).flatten(), left(a), "")
+
+
+@torch.no_grad()
+def _sizes(block: Any, time: int) -> Tensor | None:
+    """|a|, [1, T, N, D], of the complex a of S4D, the same at every step; None of others."""
+    layer = getattr(block, "layer", None)
+    if not isinstance(layer, S4DLayer):
+        return None
+    rates = torch.complex(-layer.log_a_real.exp(), layer.a_imag)
+    factors, _ = DISCRETISATIONS[layer.discretisation](layer.log_dt.exp()[:, None], rates)
+    sizes = factors.abs().T
+    return sizes.expand(1, time, *sizes.shape)
 
 
 def _without_gates(model: Any, tokens: Tensor, block: int, state: Any) -> tuple[dict[int, float], str]:
@@ -105,8 +130,11 @@ def apart(model: Any, tokens: Tensor, other: Tensor, count: int = 32) -> Apart:
 
     As `distance` and `trace`, which raise ValueError for texts of unequal lengths.
     """
-    time = tokens.shape[1]
-    positions = sorted({round(i * (time - 1) / max(1, count - 1)) for i in range(count)})
+    _check(tokens)
+    if count < 2:
+        raise ValueError(f"count must be at least 2, got {count}")
+    last = tokens.shape[1] - 1
+    positions = sorted({round(i * last / (count - 1)) for i in range(count)})
     moved = torch.full((len(subject(model).blocks), len(positions)), math.nan, dtype=torch.float64)
     moved[:, :-1] = _moved(model, tokens, other, positions[:-1])
     return Apart(positions, _distances(model, tokens, other, positions), moved)

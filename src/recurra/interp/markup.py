@@ -124,13 +124,14 @@ def _line(i: int, name: str, line: Sequence[Point], x: _Axis, y: _Axis, first: i
 # What a page with figures has in its head.
 
 HEAD = """<style>
-body { padding-bottom: 11em }
+body { padding-bottom: 14em }
 figure { margin: 1.5em 0 }
 figcaption { font-weight: bold; margin-bottom: .4em }
 .map table { font: 12px/1.6 monospace; border-collapse: separate; border-spacing: 1px }
 .map th, .map td { border: 0; padding: 0 .35em; min-width: .8em; max-width: 9em; overflow: hidden;
   text-align: center; text-overflow: ellipsis; white-space: pre }
-.map th[scope=row] { text-align: right; position: sticky; left: 0; background: Canvas }
+.map th[scope=row] { text-align: right }
+.map th:first-child { position: sticky; left: 0; background: Canvas }
 .map td { background: rgb(31 119 180 / calc(var(--v) * .7)) }
 .map td.less { background: rgb(214 99 20 / calc(var(--v) * .7)) }
 .map td.none { background: repeating-linear-gradient(45deg, #8884 0 2px, transparent 2px 6px) }
@@ -139,9 +140,10 @@ figcaption { font-weight: bold; margin-bottom: .4em }
 .curves path { fill: none; stroke: currentColor; stroke-width: 2 }
 .curves path.grid { stroke: #8884; stroke-width: 1 }
 .curves circle { fill: currentColor; stroke: Canvas }
+[data-at]:hover { outline: 1px solid CanvasText }
 [data-at]:focus { outline: 2px solid CanvasText }
 #said { position: fixed; inset: auto 0 0 0; padding: .6em 1.2em; white-space: pre-wrap;
-  font: 13px/1.45 monospace; background: Canvas; border-top: 2px solid; max-height: 10em; overflow: auto }
+  font: 13px/1.45 monospace; background: Canvas; border-top: 2px solid; max-height: 13em; overflow: auto }
 #said:empty { display: none }
 </style>
 <script>

@@ -10,17 +10,23 @@ from recurra.interp.figures import Cell, Curves, Map, Point
 from recurra.interp.lifetimes import Apart, Life
 from recurra.interp.pages import Content
 
-__all__ = ["compared", "gates", "lifetimes"]
+__all__ = ["compared", "gates", "lifetimes", "titles"]
 
 # Quantiles of a map of half-lives, per cent; rows of a map of gates.
 _QUANTILES, _GROUPS = range(0, 101, 5), 12
 
 
+def titles(found: Sequence[Life]) -> list[str]:
+    """What the figures call each block."""
+    return [f"{i} {life.name}" for i, life in enumerate(found)]
+
+
 def lifetimes(found: Sequence[Life]) -> Iterator[Content]:
     """Half-lives by block and quantile of channels, and what is left of a state against the tokens since."""
-    if gated := {f"{i} {life.name}": life for i, life in enumerate(found) if life.factors is not None}:
+    named = dict(zip(titles(found), found, strict=True))
+    if gated := {name: life for name, life in named.items() if life.factors is not None}:
         yield _ranked(gated)
-    if lines := {f"{i} {life.name}": _left(life) for i, life in enumerate(found) if life.left}:
+    if lines := {name: _left(life) for name, life in named.items() if life.left}:
         title = "What is left of a difference in all of a state (root mean square)"
         yield Curves(title, "tokens since", "share left", lines, log=True)
 
@@ -48,7 +54,8 @@ def _quantile(name: str, life: Life, per_cent: int) -> Cell:
 
 def gates(found: Sequence[Life], tokens: Sequence[str]) -> Iterator[Content]:
     """What each of the first tokens makes the blocks forget: 1 - a, in the mean of channels and by groups."""
-    known = [(f"{i} {x.name}", x.factors, x.half_lives) for i, x in enumerate(found) if x.factors is not None]
+    named = zip(titles(found), found, strict=True)
+    known = [(name, x.factors, x.half_lives) for name, x in named if x.factors is not None]
     moving = [one for one in known if (one[1] != one[1][:1]).any()]
     if still := [name for name, a, _ in known if (a == a[:1]).all()]:
         yield f"The same at every token: the gates of {', '.join(still)}."

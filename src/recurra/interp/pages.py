@@ -64,7 +64,7 @@ def predictions(name: str, seen: Trajectory, tokens: Sequence[int], vocabulary: 
         return Cell(chances[0], best[0], "\n".join(lines))
 
     cells = [[guess(row, k) for k in range(len(positions))] for row in range(len(rows))]
-    title = f"{name} lens: the likeliest next token behind each token, darker where it is surer"
+    title = f"{name} lens: the likeliest next token behind each token, the stronger the colour, the surer"
     return Map(title, rows, [read[p] for p in positions], cells, 0.0, 1.0)
 
 
