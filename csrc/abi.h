@@ -22,7 +22,7 @@ enum Gate : i64 {
 
 enum CellKind : i64 { kGru, kLstm, kSlstm };
 
-enum Dtype : i64 { kFloat32, kFloat64, kBfloat16, kComplex64, kComplex128 };
+enum Dtype : i64 { kFloat32, kFloat64, kBfloat16, kComplex64, kComplex128, kInt8 };
 
 // [batch, time, channels]; channels lie side by side, the strides count elements.
 struct View {
@@ -203,11 +203,18 @@ struct Outer {
   void *dc_0, *dn_0, *dmax_0;
 };
 
+// Weights of another dtype than x, bf16 or int8 beside fp32, lie in groups of so many columns, the last one
+// filled up with zeros. A group is words of 32 bits: of w words, word i holds columns i, w + i, 2 w + i, ...
+// from its lowest bits on. Rows of x: at most kPackedRows.
+constexpr i64 kGroup = 64, kPackedRows = 16;
+
 // A matrix, or blocks along the diagonal of one, each with so many inputs and outputs.
 struct Matvec {
-  i64 dtype, threads, rows, blocks, inputs, outputs;
+  i64 dtype, weight_dtype, threads, rows, blocks, inputs, outputs;
   Rows x;                 // [rows, blocks * inputs]
-  void *weight, *bias;    // [blocks, outputs, inputs], [blocks * outputs] or null
+  void* weight;           // [blocks, outputs, inputs]
+  const float* scale;     // [blocks * outputs], which multiplies the product of packed weights, or null
+  void* bias;             // [blocks * outputs] or null
   void* added;            // [rows, blocks * outputs], added to the product unless null
   Rows y;                 // [rows, blocks * outputs]
 };

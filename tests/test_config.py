@@ -10,7 +10,7 @@ import recurra
 
 def test_exported_names() -> None:
     layers = ["GRU", "LSTM", "MinGRU", "MinLSTM", "Stack"]
-    rest = ["language_model", "models", "ops", "show_config", "state"]
+    rest = ["language_model", "models", "ops", "quantize", "show_config", "state"]
     interop = ["accelerate", "decelerate", "from_rwkv", "from_transformers", "to_transformers"]
     assert sorted(recurra.__all__) == sorted(["__version__", *layers, *rest, *interop])
     for name in recurra.__all__:

@@ -43,12 +43,12 @@ def close(got: Tensor, want: Tensor, eps: float | None = None) -> None:
     assert error <= allowed, f"relative RMS error {error:.3g} eps of {got.dtype}, allowed {allowed}"
 
 
-def wake(module: Any) -> Any:
+def wake(module: Any, std: float = 0.5) -> Any:
     """The module with parameters that begin as zeros drawn anew: they hide what stands behind them."""
     with torch.no_grad():
         for p in module.parameters():
             if not p.any():
-                p.normal_(0, 0.5)
+                p.normal_(0, std)
     return module
 
 

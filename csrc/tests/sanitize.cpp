@@ -33,7 +33,7 @@ i64 state_dtype(i64 dtype) { return dtype == kBfloat16 ? i64(kFloat32) : dtype; 
 class Buffer {
  public:
   Buffer(i64 dtype, i64 elements)
-      : size_(dtype == kBfloat16 ? 2 : dtype == kFloat64 || dtype == kComplex128 ? 8 : 4),
+      : size_(dtype == kInt8 ? 1 : dtype == kBfloat16 ? 2 : dtype == kFloat64 || dtype == kComplex128 ? 8 : 4),
         count_(elements * (is_complex(dtype) ? 2 : 1)), bytes_(new char[count_ * size_]) {
     std::memset(bytes_.get(), 0xff, count_ * size_);
   }
@@ -62,6 +62,7 @@ class Buffer {
     if (size_ == 8) std::memcpy(data() + i * 8, &value, 8);
     if (size_ == 4) std::memcpy(data() + i * 4, &narrow, 4);
     if (size_ == 2) std::memcpy(data() + i * 2, reinterpret_cast<const char*>(&narrow) + 2, 2);
+    if (size_ == 1) data()[i] = char(value);
   }
   double get(i64 i) const {
     double value = 0;
@@ -372,9 +373,20 @@ void run_matvec(const Kernels& kernels, i64 dtype, i64 rows, i64 blocks, i64 inp
   Buffer y(dtype, rows * made);
   x.fill(), weight.fill(), bias.fill(), added.fill();
   char *const given = rows > 1 ? bias.data() : nullptr, *const more = rows > 3 ? added.data() : nullptr;
-  kernels.matvec({dtype, 1 + rows % 2, rows, blocks, inputs, outputs, {x.data(), 2 * width}, weight.data(), given, more,
-                  {y.data(), made}});
+  kernels.matvec({dtype, dtype, 1 + rows % 2, rows, blocks, inputs, outputs, {x.data(), 2 * width}, weight.data(), nullptr,
+                  given, more, {y.data(), made}});
   y.require_written("matvec y");
+}
+
+void run_packed_matvec(const Kernels& kernels, i64 weight_dtype, i64 rows, i64 blocks, i64 inputs, i64 outputs) {
+  const i64 width = blocks * inputs, made = blocks * outputs, columns = (inputs + kGroup - 1) / kGroup * kGroup;
+  Buffer x(kFloat32, (2 * rows - 1) * width), weight(weight_dtype, made * columns), scale(kFloat32, made);
+  Buffer bias(kFloat32, made), y(kFloat32, rows * made);
+  x.fill(), weight.fill(), scale.fill(), bias.fill();
+  kernels.matvec({kFloat32, weight_dtype, 1 + rows % 2, rows, blocks, inputs, outputs, {x.data(), 2 * width}, weight.data(),
+                  weight_dtype == kInt8 ? scale.floats() : nullptr, rows > 1 ? bias.data() : nullptr, nullptr,
+                  {y.data(), made}});
+  y.require_written("packed matvec y");
 }
 
 void run_cell_step(const Kernels& kernels, i64 kind, i64 dtype, i64 batch, i64 heads, i64 channels) {
@@ -507,6 +519,12 @@ void run(const char* name, const Kernels& kernels) {
         for (bool masked : {false, true}) {
           for (bool time_first : {false, true}) run_shape(kernels, {batch, time, width, time_first, masked});
         }
+      }
+    }
+    for (i64 dtype : {kBfloat16, kInt8}) {
+      for (i64 rows : {1, 5, 16}) {
+        for (i64 inputs : {1, 63, 64, 130}) run_packed_matvec(kernels, dtype, rows, width, inputs, 3);
+        run_packed_matvec(kernels, dtype, rows, 1, 65, width);
       }
     }
     for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {

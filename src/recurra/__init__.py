@@ -7,6 +7,7 @@ from recurra.interop import accelerate, decelerate, from_rwkv, from_transformers
 from recurra.layers.gru import GRU
 from recurra.layers.lstm import LSTM
 from recurra.layers.recurrent import MinGRU, MinLSTM
+from recurra.models.quantize import quantize
 from recurra.models.sequence import language_model
 from recurra.version import __version__
 
@@ -24,6 +25,7 @@ __all__ = [
     "language_model",
     "models",
     "ops",
+    "quantize",
     "show_config",
     "state",
     "to_transformers",

@@ -43,10 +43,15 @@ def test_generate_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, cap
     monkeypatch.setattr(generate, "ten_million", lambda model: Size(model, 8, 2))
     bench.generate("minlstm", last=10, rounds=1, out=tmp_path)
     rows = read(tmp_path / "generate.csv")
-    assert [row["at_token"] for row in rows] == ["", "1", "10"] * 2
-    assert [row["model"] for row in rows] == ["minlstm"] * 3 + ["mingru"] * 3
+    assert [row["at_token"] for row in rows] == ["", "", "", "1", "10"] * 2
+    assert [row["weights"] for row in rows] == ["fp32", "bf16", "int8", "fp32", "fp32"] * 2
+    assert [row["model"] for row in rows] == ["minlstm"] * 5 + ["mingru"] * 5
     assert float(rows[0]["over_read"]) > 0
-    assert int(rows[3]["parameters"]) <= 1_500_000
+    assert rows[5]["parameters"] == rows[7]["parameters"]
+    assert (
+        int(rows[5]["weight_bytes"]) > 1.9 * int(rows[6]["weight_bytes"]) > 3.4 * int(rows[7]["weight_bytes"])
+    )
+    assert int(rows[5]["parameters"]) <= 1_500_000
     assert json.loads((tmp_path / "generate.json").read_text())["threads"] == 1
     assert (tmp_path / "generate.png").read_bytes().startswith(b"\x89PNG")
     assert "resident_mib" in capsys.readouterr().out

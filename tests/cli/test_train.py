@@ -143,6 +143,19 @@ def test_eval_prints_both_losses(command, trained):
     assert "state carried" in out
 
 
+def test_weights_in_fewer_bytes(command, trained):
+    for weights in ("bf16", "int8"):
+        code, out, err = command("eval", trained / "run", trained / "prose.txt", "--weights", weights)
+        assert code == 0, err
+        assert f"weights in {weights}\n" in out
+        code, out, err = command("generate", trained / "run", "--tokens", "5", "--weights", weights)
+        assert code == 0, err
+        assert err.startswith("5 tokens")
+    code, _, err = command("generate", trained / "run", "--weights", "int4")
+    assert code == 1
+    assert "weights must be one of fp32, bf16, int8, got 'int4'" in err
+
+
 def test_samples(command, run):
     code, out, _ = command("eval", run, "--samples")
     assert code == 0

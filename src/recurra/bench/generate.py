@@ -1,8 +1,9 @@
 """Writing one token after the other, at batch 1 on one thread: against reading the weights, and for how long.
 
-A model's own time a token is taken in turns with the fastest way to read as many bytes as its weights have,
-each after an untimed call, so that neither pays for what the other left in the cache. Then one text is
-written from its first token to its last: time a token and the memory of the process, at powers of ten.
+A model's own time a token, with weights of each kind, is taken in turns with the fastest way to read as many
+bytes as these have, each after an untimed call, so that neither pays for what the other left in the cache.
+Then one text is written from its first token to its last: time a token and the memory of the process, at
+powers of ten.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,15 @@ import torch
 from recurra.bench.memory import resident
 from recurra.bench.report import Row
 from recurra.bench.step import readers, weight_bytes
-from recurra.models import SequenceModel, language_model
+from recurra.models import SequenceModel, language_model, quantize
 from recurra.models.generate import Generation
+from recurra.models.quantize import WEIGHTS
 
 TEMPERATURE, PROMPT = 0.8, [10]
 BLOCK, MOST = 20, 100
 COLUMNS = (
-    *("model", "width", "depth", "parameters", "weight_bytes", "at_token", "tokens", "median_us", "p99_us"),
-    *("read_us", "over_read", "tokens_per_s", "resident_mib"),
+    *("model", "width", "depth", "parameters", "weights", "weight_bytes", "at_token", "tokens"),
+    *("median_us", "p99_us", "read_us", "over_read", "tokens_per_s", "resident_mib"),
 )
 
 
@@ -98,19 +100,30 @@ def along(model: SequenceModel, last: int) -> Iterator[Row]:
         at *= 10
 
 
+def made(size: Size, weights: str) -> tuple[SequenceModel, Row]:
+    """The model with such weights, and what each of its rows says of it."""
+    torch.manual_seed(0)
+    model = language_model(size.model, width=size.width, depth=size.depth).eval()
+    count = sum(p.numel() for p in model.parameters())
+    quantize(model, weights)
+    words = {"parameters": count, "weights": weights, "weight_bytes": weight_bytes(model)}
+    return model, {**size._asdict(), **words}
+
+
 def run(sizes: Sequence[Size], last: int, rounds: int, say: Callable[[str], None]) -> Iterator[list[Row]]:
-    """The rows of one size after another, on one thread; those with at_token are of one long text."""
+    """The rows of one size after another, on one thread: each kind of weights beside reading them, and those
+    with at_token, of one long text in fp32."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for size in sizes:
-        torch.manual_seed(0)
-        model = language_model(size.model, width=size.width, depth=size.depth).eval()
-        count = sum(p.numel() for p in model.parameters())
-        place = {**size._asdict(), "parameters": count, "weight_bytes": weight_bytes(model)}
-        say(f"{count:,} parameters beside reading them")
-        rows = [{**place, **beside_reading(model, rounds)}]
+        rows = []
+        for weights in WEIGHTS:
+            model, place = made(size, weights)
+            say(f"{place['parameters']:,} parameters in {weights} beside reading them")
+            rows.append({**place, **beside_reading(model, rounds)})
+        model, place = made(size, "fp32")
         for row in along(model, last):
-            say(f"{count:,} parameters at token {row['at_token']:,}")
+            say(f"{place['parameters']:,} parameters at token {row['at_token']:,}")
             rows.append({**place, **row})
         yield rows
     torch.set_num_threads(threads)

@@ -17,8 +17,8 @@ COLUMNS = ("width", "contender", "weight_bytes", "repeats", "median_us", "q1_us"
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters."""
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    """Bytes of all parameters, and of the numbers and scales of quantized ones."""
+    return sum(x.numel() * x.element_size() for x in (*module.parameters(), *module.buffers()))
 
 
 def readers(size: int) -> dict[str, Callable[[], object]]:

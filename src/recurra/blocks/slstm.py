@@ -119,7 +119,8 @@ class SLSTMBlock(nn.Module):
         gates = self._gates(u, v)
         first = SLSTMState(*begin("slstm", cell, gates[:, None, : self.config.width]))
         matrix = self.weight_hh, self.bias
-        y, cell = take_cell_step("slstm", gates, first, *self._kept(lambda: in_state_dtype(*matrix), *matrix))
+        known = (p for p in matrix if isinstance(p, Tensor))
+        y, cell = take_cell_step("slstm", gates, first, *self._kept(lambda: in_state_dtype(*matrix), *known))
         return self._mix(x_t, y), SLSTMBlockState(_history(x_t, conv), cell)
 
     def _gates(self, u: Tensor, v: Tensor) -> Tensor:

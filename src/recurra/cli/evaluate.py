@@ -12,8 +12,8 @@ import typer
 
 from recurra.blocks.stack import STACKS
 from recurra.blocks.table import BLOCKS
-from recurra.cli.generate import Run, opened
-from recurra.models import SequenceModel, SequenceToSequence, language_model
+from recurra.cli.generate import Run, Weights, opened
+from recurra.models import SequenceModel, SequenceToSequence, language_model, quantize
 from recurra.models.classic import CLASSIC
 from recurra.ops import native
 from recurra.tasks.quality import side_by_side
@@ -36,6 +36,7 @@ def evaluate(
         list[int] | None,
         typer.Option(min=1, help="Of fresh windows or sequences; repeatable; default: the task's."),
     ] = None,
+    weights: Weights = "fp32",
     samples: Annotated[bool, typer.Option("--samples", help="Also write RUN/samples.md.")] = False,
     back: Annotated[
         Path | None,
@@ -43,14 +44,14 @@ def evaluate(
     ] = None,
 ) -> None:
     """What a run is worth at its task; text: bits per byte and perplexity, fresh and with carried state."""
-    model, folder = opened(run), checkpoint.best(run)
+    model, folder = quantize(opened(run), weights), checkpoint.best(run)
     options = checkpoint.options(folder)
     task = parse(options.task)
     given = (file, target) if target else file
     data = task.read(given, model.vocabulary) if file else task.load(run)
     if back:
         data = _returning(data, opened(back))
-    print(f"{options.task}; model of step {checkpoint.position(folder).step}")
+    print(f"{options.task}; model of step {checkpoint.position(folder).step}, weights in {weights}")
     print("\n".join(data.report(model, options.context, context or ())))
     if samples:
         _write_samples(run, model, task.load(run))

@@ -9,11 +9,13 @@ import torch
 import typer
 
 from recurra import state as states
-from recurra.models import SequenceModel, SequenceToSequence, load
+from recurra.models import SequenceModel, SequenceToSequence, load, quantize
+from recurra.models.quantize import WEIGHTS
 from recurra.models.text import pieces
 from recurra.models.vocabulary import Vocabulary
 from recurra.train import checkpoint
 
+Weights = Annotated[str, typer.Option(help=f"Numbers of its matrices: {', '.join(WEIGHTS)}.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a saved model.")]
 StateFile = typer.Option(metavar="FILE.safetensors")
 
@@ -47,6 +49,7 @@ def generate(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest of this probability.")] = 1.0,
     repetition_penalty: Annotated[float, typer.Option(help="Divides logits of tokens already there.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the draw; default: another each time.")] = None,
+    weights: Weights = "fp32",
     stop: Annotated[list[str] | None, typer.Option(help="Text to end before; repeatable.")] = None,
     state_in: Annotated[Path | None, StateFile] = None,
     state_out: Annotated[Path | None, StateFile] = None,
@@ -55,6 +58,7 @@ def generate(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     if not prompt:
         raise typer.BadParameter("--prompt must hold at least one character")
     model, vocabulary = writer(run)
+    quantize(model, weights)
     stream = model.generate(
         vocabulary.encode(prompt),
         tokens,

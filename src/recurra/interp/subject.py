@@ -20,6 +20,7 @@ from recurra.blocks.slstm import SLSTMBlock
 from recurra.blocks.transformer import TransformerBlock
 from recurra.blocks.xlstm_large import XLSTMLargeBlock
 from recurra.models.sequence import SequenceModel
+from recurra.ops.quantized import wide
 
 __all__ = ["KINDS", "Edit", "Own", "Place", "Remove", "State", "Subject", "on_input", "on_output"]
 
@@ -191,8 +192,7 @@ class Own(Subject):
 
     @property
     def unembedding(self) -> Tensor:
-        weight: Tensor | None = self._model.head.weight
-        return self._model.embed.weight if weight is None else weight
+        return wide(self._model.head.matrix)
 
     def read(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         logits, state = self._model(tokens, state)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recurra.layers.linear_layer import check_input, project_steps
 from recurra.ops.project import project
+from recurra.ops.quantized import Quantized, wide
 from recurra.ops.softmax import softmax, take_step
 from recurra.parts.heads import head_channels
 from recurra.parts.kept import Kept
@@ -59,16 +60,16 @@ class AarenLayer(nn.Module):
                 nn.init.uniform_(p, -bound, bound)
         nn.init.normal_(self.token)
 
-    def _maps(self) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
+    def _maps(self) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor | Quantized, Tensor | None]]:
         """Weight and bias of the scores and of the values.
 
         q W_k x is (q W_k) x: with q known beforehand, keys need not be computed, and that is half the work.
         """
-        w_q, w_k, w_v = self.weight_ih.chunk(3)
+        w_q, w_k, w_v = self.weight_ih.split(self.hidden_size)
         b_q, b_k, b_v = (None,) * 3 if self.bias_ih is None else self.bias_ih.chunk(3)
         q = project(self.token, w_q, b_q).unflatten(0, (self.heads, 1, -1))
         q = q / math.sqrt(q.shape[-1])
-        weight = (q @ w_k.unflatten(0, (self.heads, -1)))[:, 0]
+        weight = (q @ wide(w_k).unflatten(0, (self.heads, -1)))[:, 0]
         # Raises all scores of a head alike: seen in the state's max alone.
         bias = None if b_k is None else (q[:, 0] * b_k.unflatten(0, (self.heads, -1))).sum(-1)
         return (weight, bias), (w_v, b_v)

@@ -84,7 +84,7 @@ class CellLayer(nn.Module, ABC):
         gates = project(x_t, self.weight_ih, self.bias_ih)
         state = self.State(*begin(self.CELL, state, gates[:, None, : self.hidden_size]))
         matrix = self.weight_hh, self.bias_hh
-        wide = self._kept(lambda: in_state_dtype(*matrix), *(p for p in matrix if p is not None))
+        wide = self._kept(lambda: in_state_dtype(*matrix), *(p for p in matrix if isinstance(p, Tensor)))
         return take_cell_step(self.CELL, gates, state, *wide)
 
     def extra_repr(self) -> str:

@@ -12,10 +12,11 @@ from recurra.ops.linear import linear, start, state_dtype
 from recurra.ops.masks import check, cuts, widen
 from recurra.ops.native import time_major
 from recurra.ops.project import project
+from recurra.ops.quantized import Quantized
 from recurra.state import LinearState
 
 
-def check_input(name: str, x: Tensor, axes: tuple[str, ...], weight: Tensor) -> None:
+def check_input(name: str, x: Tensor, axes: tuple[str, ...], weight: Tensor | Quantized) -> None:
     """Raise ValueError where x is not [*axes, I] like the weight [O, I]."""
     if x.ndim != len(axes) + 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"{name} must be [{', '.join(axes)}, {weight.shape[1]}], got {list(x.shape)}")
@@ -25,7 +26,7 @@ def check_input(name: str, x: Tensor, axes: tuple[str, ...], weight: Tensor) -> 
         raise ValueError(f"{name} is {x.dtype}, the weights are {weight.dtype}: convert one to the other")
 
 
-def project_steps(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def project_steps(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None) -> Tensor:
     """The gates of x [B, T, I], in its memory order: a time-major x is not copied."""
     if time_major(x):
         return project(x.transpose(0, 1), weight, bias).transpose(0, 1)

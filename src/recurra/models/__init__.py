@@ -6,6 +6,7 @@ from recurra.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from recurra.models.head import LanguageHead
 from recurra.models.load import load
 from recurra.models.pairs import Pair, SequenceToSequence
+from recurra.models.quantize import quantize
 from recurra.models.sequence import SequenceModel, language_model
 from recurra.models.text import pieces, write
 from recurra.models.vocabulary import BPEVocabulary, ByteVocabulary, CharVocabulary, Vocabulary
@@ -27,5 +28,6 @@ __all__ = [
     "linear_cross_entropy",
     "load",
     "pieces",
+    "quantize",
     "write",
 ]

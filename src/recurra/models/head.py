@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from recurra.models.cross_entropy import IGNORED, capped, linear_cross_entropy
 from recurra.ops.linear import state_dtype
 from recurra.ops.project import project
+from recurra.ops.quantized import Quantized, wide
 from recurra.parts.embedding import Embedding
 from recurra.parts.norm import NORMS
 
@@ -51,14 +52,16 @@ class LanguageHead(nn.Module):
     @property
     def size(self) -> int:
         """Logits at a step."""
-        return len(self._weight())
+        return len(self.matrix)
 
-    def _weight(self) -> Tensor:
+    @property
+    def matrix(self) -> Tensor | Quantized:
+        """W, its own or the embedding's."""
         return self._tied[0].weight if self.weight is None else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [..., vocabulary] from x [..., width]."""
-        return capped(project(self.norm(x), self._weight()), self.cap)
+        return capped(project(self.norm(x), self.matrix), self.cap)
 
     def loss(self, x: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean nats of targets [...] from x [..., width]; targets of -100 do not count.
@@ -71,7 +74,7 @@ class LanguageHead(nn.Module):
                 raise ValueError(f"smoothing must be 0 where targets are real numbers, got {smoothing}")
             return _squared_error(self(x)[..., 0], targets)
         rows, goals = self.norm(x).flatten(0, -2), targets.flatten()
-        total = linear_cross_entropy(rows, self._weight(), goals, self.cap, smoothing)
+        total = linear_cross_entropy(rows, wide(self.matrix), goals, self.cap, smoothing)
         return total / (goals != IGNORED).sum().clamp(min=1)
 
 

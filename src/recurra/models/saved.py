@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recurra.blocks.table import build
 from recurra.models import files
 from recurra.models.vocabulary import Vocabulary, from_bytes
+from recurra.ops.quantized import Quantized
 
 __all__ = ["Saved", "built"]
 
@@ -37,6 +38,12 @@ class Saved(nn.Module):
     def from_config(cls: type[M], config: Mapping[str, Any]) -> M:
         """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
         raise NotImplementedError
+
+    def train(self: M, mode: bool = True) -> M:
+        """Go into training mode, or out of it. Raises RuntimeError where weights are quantized."""
+        if mode and any(isinstance(part, Quantized) for part in self.modules()):
+            raise RuntimeError("quantized weights are not trained: train the model they were made of")
+        return super().train(mode)
 
     def save_pretrained(self, folder: str | os.PathLike[str], vocabulary: Vocabulary | None = None) -> None:
         """Write model.safetensors, config.json and the vocabulary, whole or not at all, also when killed.

@@ -14,12 +14,14 @@ from recurra.ops.linear import linear
 from recurra.ops.norm import add_layer_norm, add_rms_norm, rms_norm
 from recurra.ops.outer import outer
 from recurra.ops.project import project
+from recurra.ops.quantized import Quantized
 from recurra.ops.selective import selective
 from recurra.ops.softmax import softmax
 from recurra.ops.token_mix import token_mix
 from recurra.ops.token_shift import token_shift
 
 __all__ = [
+    "Quantized",
     "activate",
     "add_layer_norm",
     "add_rms_norm",

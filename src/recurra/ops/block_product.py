@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recurra.ops import native
 from recurra.ops.project import FEW_ROWS
+from recurra.ops.quantized import Quantized, wide
 from recurra.ops.registry import unobserved
 
 __all__ = ["block_product", "block_product_open"]
@@ -42,7 +43,7 @@ def _joined(weight: Tensor) -> Tensor:
     return torch.einsum("pmboi,bc->pmboci", groups, apart).flatten(4, 5).flatten(2, 3)
 
 
-def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -> Tensor:
     """W x of each x and each W that stands with it, side by side; block n of W sees the n-th I channels of x.
 
     xs [..., N I] of one shape; weights [P, N, O, I], for each x P matrices of N blocks, alike but for P; y
@@ -53,10 +54,10 @@ def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     few = 0 < math.prod(x.shape[:-1]) <= FEW_ROWS and all(w.is_contiguous() and w.numel() for w in weights)
     if few and unobserved(*xs, *weights) and native.takes(*xs, *weights):
         return native.block_product(xs, weights)
-    return block_product_open(xs, weights)
+    return block_product_open(xs, [*map(wide, weights)])
 
 
-def _check(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+def _check(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -> None:
     # The kernel looks at addresses alone: what does not fit would be read and written beyond its end.
     if not xs or len(xs) != len(weights):
         raise ValueError(f"weights must be as many as xs, got {len(weights)} and {len(xs)}")

@@ -18,6 +18,7 @@ from recurra.ops.block_product import block_product
 from recurra.ops.cell_forms import CELLS, by_heads, cell_loop, of_heads, recurrent
 from recurra.ops.linear import start, state_dtype, states_before
 from recurra.ops.masks import check
+from recurra.ops.quantized import Quantized, wide
 from recurra.ops.registry import define, pullback, transforms_active, uncast, unobserved
 from recurra.state import GRUState, LinearState, LSTMState, SLSTMState
 
@@ -158,7 +159,7 @@ BACKWARD = define(
 # What one calls.
 
 
-def _check_matrix(gates: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> None:
+def _check_matrix(gates: Tensor, weight: Tensor | Quantized, bias: Tensor | None, parts: int) -> None:
     if gates.ndim != 3 or gates.shape[-1] % parts or not gates.is_floating_point():
         got = f"{gates.dtype} {list(gates.shape)}"
         raise ValueError(f"gates must be floating point [batch, time, {parts} * width], got {got}")
@@ -169,12 +170,12 @@ def _check_matrix(gates: Tensor, weight: Tensor, bias: Tensor | None, parts: int
             continue
         if tuple(p.shape) != shape:
             raise ValueError(f"{name} must be {list(shape)} for these gates, got {list(p.shape)}")
-        if p.device != gates.device or not p.is_floating_point():
+        if p.device != gates.device or not p.dtype.is_floating_point:
             got = f"{p.dtype} on {p.device}"
             raise ValueError(f"{name} must be floating point on {gates.device}, like gates, got {got}")
 
 
-def _head_shape(weight: Tensor, rows: int, parts: int) -> tuple[int, int, int]:
+def _head_shape(weight: Tensor | Quantized, rows: int, parts: int) -> tuple[int, int, int]:
     heads, width = len(weight) if weight.ndim else 0, rows // parts
     if not heads or width % heads:
         raise ValueError(f"heads, the first axis of weight_hh, must divide {width}, got {list(weight.shape)}")
@@ -190,14 +191,17 @@ def begin(cell: str, state: Any, like: Tensor) -> list[Tensor]:
     return [start(part, like) for part in parts]
 
 
-def in_state_dtype(weight_hh: Tensor, bias_hh: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def in_state_dtype(
+    weight_hh: Tensor | Quantized, bias_hh: Tensor | None
+) -> tuple[Tensor | Quantized, Tensor | None]:
     """The parameters as `take_cell_step` reads them."""
     dtype = state_dtype(weight_hh.dtype)
-    return weight_hh.to(dtype), None if bias_hh is None else bias_hh.to(dtype)
+    weight = weight_hh if isinstance(weight_hh, Quantized) else weight_hh.to(dtype)
+    return weight, None if bias_hh is None else bias_hh.to(dtype)
 
 
 def take_cell_step(
-    cell: str, gates: Tensor, state: Any, weight_hh: Tensor, bias_hh: Tensor | None
+    cell: str, gates: Tensor, state: Any, weight_hh: Tensor | Quantized, bias_hh: Tensor | None
 ) -> tuple[Tensor, Any]:
     """The step of a row of `CELLS`; where nothing watches, in calls of the kernels.
 
@@ -208,7 +212,7 @@ def take_cell_step(
     fits = native.takes(*state, weight_hh, *(() if bias_hh is None else (bias_hh,))) and native.takes(gates)
     laid = all(x is None or x.is_contiguous() for x in (*state, bias_hh))
     if not fits or not laid or not unobserved(gates, *state, weight_hh, bias_hh):
-        return CELLS[cell].step(gates, state, weight_hh, bias_hh)
+        return CELLS[cell].step(gates, state, wide(weight_hh), bias_hh)
     heads = weight_hh if weight_hh.ndim == 3 else weight_hh[None]
     mixed = block_product(state[:1], (heads[None],)).unflatten(-1, (len(heads), -1))
     y, last = native.cell_step(cell, gates, mixed, bias_hh, tuple(state))
@@ -218,7 +222,7 @@ def take_cell_step(
 def run_cell(
     cell: str,
     gates: Tensor,
-    matrix: tuple[Tensor, Tensor | None],
+    matrix: tuple[Tensor | Quantized, Tensor | None],
     state: Any,
     masks: tuple[Tensor | None, Tensor | None],
     reverse: bool,
@@ -228,7 +232,7 @@ def run_cell(
     _check_matrix(gates, *matrix, parts)
     reset, lengths = check(gates.shape[0], gates.shape[1], gates.device, *masks)
     first = torch.stack(begin(cell, state, gates[..., : gates.shape[-1] // parts]))
-    weight = matrix[0].to(dtype)
+    weight = wide(matrix[0]).to(dtype)
     bias = weight.new_zeros(gates.shape[-1]) if matrix[1] is None else matrix[1].to(dtype)
     fused = native.takes(gates) or kernels.takes_cell(gates, weight)
     form = OP if fused and not transforms_active() else cell_loop

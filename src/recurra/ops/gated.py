@@ -17,6 +17,7 @@ from recurra.ops import kernels, native
 from recurra.ops.linear import recur, start, state_dtype
 from recurra.ops.masks import check
 from recurra.ops.project import few_rows, project
+from recurra.ops.quantized import Quantized
 from recurra.ops.registry import define, pullback, transforms_active, unobserved
 from recurra.state import LinearState
 
@@ -211,7 +212,7 @@ def _gated(
 
 
 def layer_step(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: LinearState, fusion: str
+    x: Tensor, weight: Tensor | Quantized, bias: Tensor | None, state: LinearState, fusion: str
 ) -> tuple[Tensor, LinearState]:
     """`gated_step` of x W^T + bias; where nothing watches, in one call of the kernels.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear as torch_linear
 
 from recurra.ops import native
+from recurra.ops.quantized import Quantized
 from recurra.ops.registry import define, transforms_active, unobserved
 
 __all__ = ["product", "project"]
@@ -25,7 +26,7 @@ def product() -> str:
     return "recurra" if native.prefers_product() else "torch"
 
 
-def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = None) -> bool:
+def few_rows(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None, added: Tensor | None = None) -> bool:
     """True where the kernel for few rows can take these, which it does not check."""
     if not x.is_floating_point() or not 0 < x.numel() <= FEW_ROWS * x.shape[-1]:
         return False
@@ -92,10 +93,13 @@ def _gains(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None)
     return not torch.compiler.is_compiling() and few_rows(x, weight, bias, added)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None) -> Tensor:
+def project(
+    x: Tensor, weight: Tensor | Quantized, bias: Tensor | None = None, added: Tensor | None = None
+) -> Tensor:
     """y = x W^T + b + added for x [..., I], weight [O, I], bias [O], added [..., O], a residual.
 
-    `torch.nn.functional.linear`, faster, and its sum with the residual without a pass of its own.
+    `torch.nn.functional.linear`, faster, and its sum with the residual without a pass of its own. A
+    quantized weight is read as it is for few rows; for more of them each call writes it out in fp32.
 
     Raises ValueError that names the argument for a wrong shape or device.
     """
@@ -111,6 +115,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor
     if added is not None and (added.shape != (*x.shape[:-1], len(weight)) or added.device != x.device):
         wanted, got = [*x.shape[:-1], len(weight)], f"{list(added.shape)} on {added.device}"
         raise ValueError(f"added must be {wanted} on {x.device}, as the product, got {got}")
+    if isinstance(weight, Quantized):
+        few = unobserved(x, weight, bias, added) and few_rows(x, weight, bias, added)
+        return native.matvec(x, weight, bias, added) if few else project(x, weight.wide(), bias, added)
     # A small product for few rows stays in cache: there torch's own call is the shortest, but on a tape.
     small = weight.numel() <= IN_CACHE and x.numel() <= FEW_ROWS * x.shape[-1] and not native.recording()
     if not small and unobserved(x, weight, bias, added) and few_rows(x, weight, bias, added):

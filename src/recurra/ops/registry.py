@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from recurra.ops.native.tape import recording
+from recurra.ops.quantized import Quantized
 
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_PLAIN = (Tensor, torch.nn.Parameter, Quantized, type(None))
 
 LIBRARY = torch.library.Library("recurra", "DEF")
 
@@ -32,7 +33,7 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_mode()
 
 
-def unobserved(*tensors: Tensor | None) -> bool:
+def unobserved(*tensors: Tensor | Quantized | None) -> bool:
     """True where nothing would notice a kernel called past the dispatcher: no gradient, transform,
     tracing, autocast or subclass of Tensor. A step of a small layer is over before the dispatcher begins."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or transforms_active():

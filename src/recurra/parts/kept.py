@@ -23,7 +23,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._old: list[Tensor] = []
-        self._marks: list[int] = []
+        self._marks: list[int] | None = None
         self._value: Any = None
 
     def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:

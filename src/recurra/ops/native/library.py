@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurra.ops.quantized import Quantized
+
 LEVELS = ("portable", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.complex64: 3, torch.complex128: 4}
 # In which dtype the state of real inputs is kept.
@@ -117,7 +119,7 @@ def _loaded() -> bool:
     return library is not None
 
 
-def takes(*tensors: Tensor) -> bool:
+def takes(*tensors: Tensor | Quantized) -> bool:
     """True if the kernels can take these tensors: on the CPU, of one known dtype."""
     dtype = tensors[0].dtype
     for x in tensors:

@@ -9,40 +9,52 @@ from torch import Tensor
 
 from recurra.ops.native.layout import advise, flat_rows, pointer, rows_of
 from recurra.ops.native.library import DTYPES, available, call, require, require_library, threads_for
+from recurra.ops.quantized import Quantized
 
-_MATVEC = struct.Struct("13q")
+_MATVEC = struct.Struct("15q")
 _PRODUCT = struct.Struct("14q")
+_WEIGHTS = {**DTYPES, torch.int8: 5}
+
+
+def _matrix(x: Tensor, weight: Tensor | Quantized) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Both dtypes and the threads; where the numbers of weight and its scale begin."""
+    numbers, scale = (weight.numbers, weight.scale) if isinstance(weight, Quantized) else (weight, None)
+    kinds = DTYPES[x.dtype], _WEIGHTS[numbers.dtype], threads_for(weight.numel() // 8)
+    return kinds, (numbers.data_ptr(), pointer(scale))
 
 
 def matvec_fields(
-    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, y: Tensor
+    x: Tensor, weight: Tensor | Quantized, bias: Tensor | None, added: Tensor | None, y: Tensor
 ) -> tuple[int, ...]:
     """The record of `matvec`: x [..., I], y [..., O], weight [O, I]."""
-    outputs, inputs = weight.shape
-    fields = DTYPES[x.dtype], threads_for(weight.numel() // 8), x.numel() // inputs, 1, inputs, outputs
-    vectors = weight.data_ptr(), pointer(bias), pointer(added)
-    return *fields, x.data_ptr(), inputs, *vectors, y.data_ptr(), outputs
+    (outputs, inputs), (kinds, matrix) = weight.shape, _matrix(x, weight)
+    sizes, vectors = (x.numel() // inputs, 1, inputs, outputs), (pointer(bias), pointer(added))
+    return *kinds, *sizes, x.data_ptr(), inputs, *matrix, *vectors, y.data_ptr(), outputs
 
 
-def matvec(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = None) -> Tensor:
-    """x W^T + bias + added for few rows; x [..., I], weight [O, I]; contiguous, of one dtype (unchecked)."""
+def matvec(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None, added: Tensor | None = None) -> Tensor:
+    """x W^T + bias + added for few rows; x [..., I], weight [O, I]; contiguous, of one dtype (unchecked).
+
+    Of a quantized weight x has no more than 16 rows.
+    """
     y = x.new_empty(*x.shape[:-1], weight.shape[0])
     call("matvec", _MATVEC.pack(*matvec_fields(x, weight, bias, added, y)))
     return y
 
 
-def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -> Tensor:
     """Few rows of each x [..., N I] times its weights [P, N, O, I]: P products of N blocks, side by side.
 
-    weights contiguous, all of one dtype (unchecked).
+    weights contiguous, all of one dtype (unchecked); of a quantized one x has no more than 16 rows.
     """
     widths = [math.prod(w.shape[:3]) for w in weights]
     y = xs[0].new_empty(*xs[0].shape[:-1], sum(widths))
     for x, weight, to in zip(xs, weights, flat_rows(y).split(widths, 1), strict=True):
-        rows, (parts, *sizes) = flat_rows(x), weight.shape
-        for w, part in zip(weight, to.chunk(parts, 1), strict=True):
-            fields = DTYPES[x.dtype], threads_for(w.numel() // 8), len(rows), sizes[0], sizes[2], sizes[1]
-            call("matvec", _MATVEC.pack(*fields, *rows_of(rows), w.data_ptr(), 0, 0, *rows_of(part)))
+        rows, (parts, blocks, outputs, inputs) = flat_rows(x), weight.shape
+        for i, part in enumerate(to.chunk(parts, 1)):
+            kinds, matrix = _matrix(x, weight[i])
+            sizes = len(rows), blocks, inputs, outputs
+            call("matvec", _MATVEC.pack(*kinds, *sizes, *rows_of(rows), *matrix, 0, 0, *rows_of(part)))
     return y
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from recurra.ops.native.layout import advise, as_rows, empty_as, empty_rows, pointer, view_of, views_of
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 from recurra.ops.native.products import matvec_fields
+from recurra.ops.quantized import Quantized
 
 # The order is that of the `Gate` enumeration in csrc/abi.h.
 GATES = {
@@ -24,7 +25,7 @@ GATES = {
     "minlstm_unnormalized_tanh": 9,
 }
 _SCAN = struct.Struct("37q")
-_LAYER_STEP = struct.Struct("36q 112x")  # a Matvec, and a Scan whose backward fields stay zero
+_LAYER_STEP = struct.Struct("38q 112x")  # a Matvec, and a Scan whose backward fields stay zero
 
 
 def scan(
@@ -89,7 +90,9 @@ def scan_backward(
     return dxs, dh_0
 
 
-def layer_step(gate: str, x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+def layer_step(
+    gate: str, x: Tensor, weight: Tensor | Quantized, bias: Tensor | None, h: Tensor
+) -> tuple[Tensor, Tensor]:
     """(y, h_n) of one step of a layer in one call: `matvec`, then the recurrence over its gates (unchecked).
 
     x [B, I], weight [parts * D, I], bias and h [B, D] contiguous; h in the state's dtype, and where that
