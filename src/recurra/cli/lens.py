@@ -66,11 +66,8 @@ def lens(
     write_rows(folder / "depth.csv", columns, rows)
     write_record(folder / "depth.json", record(torch.get_num_threads()) | {"recipe": recipe._asdict()})
     shown = torch.as_tensor(np.asarray(held[:SHOWN], np.int64), device=device_of(model))
-    maps = [
-        pages.predictions(name, trajectory(one, shown[None]), shown.tolist(), vocabulary)
-        for name, one in lenses.items()
-        if name != "state" or len(shown) >= min(16, context)
-    ]
+    seen = {name: trajectory(one, shown[None]) for name, one in lenses.items()}
+    maps = [pages.predictions(name, one, shown.tolist(), vocabulary) for name, one in seen.items()]
     leave(folder / "lens", f"Lenses on {run}", [*maps, *pages.depth(columns, rows)])
     print(f"{markdown(columns, rows)}\nin {folder}: lenses, depth.csv and lens.html")
 

@@ -108,7 +108,7 @@ def _axes(figure: Curves, x: _Axis, y: _Axis) -> Iterator[str]:
 
 def _line(i: int, name: str, line: Sequence[Point], x: _Axis, y: _Axis, first: int) -> str:
     """A line of its own colour and dashes, its points, and its name beside the plot."""
-    colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+    colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[(i + i // len(_COLOURS)) % len(_DASHES)]
     style, at = f'style="color:{colour}" stroke-dasharray="{dash}"', 12 + 18 * (i + 1)
     path = "L".join(f"{x.at(p.x):.1f} {y.at(p.y):.1f}" for p in line)
     circles = "".join(

@@ -50,22 +50,23 @@ def predictions(name: str, seen: Trajectory, tokens: Sequence[int], vocabulary: 
     rows = [*(f"block {i}" for i in range(len(seen.top) - 1)), "model"]
 
     def guess(row: int, k: int) -> Cell:
-        at, values = (
-            positions[k],
-            (x[row, 0, k] / math.log(2) for x in (seen.entropy, seen.kl, seen.surprise)),
-        )
         best, chances = tokens_shown(seen.top[row, 0, k], vocabulary), seen.probability[row, 0, k].tolist()
-        lines = [f"{rows[row]}, behind token {at}: {read[at]}"]
-        lines += [f"{100 * p:5.1f} %  {token}" for token, p in zip(best, chances, strict=True)]
-        entropy, kl, surprise = map(float, values)
-        lines.append(f"entropy {entropy:.2f} bits, KL to the model's {kl:.2f}")
-        if at + 1 < len(read):
-            lines.append(f"next comes {read[at + 1]}, a surprise of {surprise:.2f} bits")
-        return Cell(chances[0], best[0], "\n".join(lines))
+        lines = [f"{100 * p:5.1f} %  {token}" for token, p in zip(best, chances, strict=True)]
+        where = f"{rows[row]}, behind token {positions[k]}: {read[positions[k]]}"
+        return Cell(chances[0], best[0], "\n".join([where, *lines, *_bits(seen, row, k, read)]))
 
     cells = [[guess(row, k) for k in range(len(positions))] for row in range(len(rows))]
     title = f"{name} lens: the likeliest next token behind each token, the stronger the colour, the surer"
     return Map(title, rows, [read[p] for p in positions], cells, 0.0, 1.0)
+
+
+def _bits(seen: Trajectory, row: int, k: int, read: Sequence[str]) -> Iterator[str]:
+    """What else is known of a prediction, in bits."""
+    values = (float(x[row, 0, k]) / math.log(2) for x in (seen.entropy, seen.kl, seen.surprise))
+    entropy, kl, surprise = values
+    yield f"entropy {entropy:.2f} bits, KL to the model's {kl:.2f}"
+    if (after := int(seen.positions[k]) + 1) < len(read):
+        yield f"next comes {read[after]}, a surprise of {surprise:.2f} bits"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -127,18 +128,19 @@ def probes(columns: Sequence[str], rows: Sequence[Row], tried: str) -> Iterator[
     level. Numbers may be text, as from a CSV, or missing.
     """
     for on in dict.fromkeys(row["on"] for row in rows if row.get("on")):
-        own = [row for row in rows if row.get("on") == on]
         for column, label in ((tried, f"AUROC, {tried}"), ("recovered", "share of the gap recovered")):
-            lines = {row["probe"]: list[Point]() for row in own}
-            for row in own:
-                if (y := number(row.get(column))) is not None:
-                    lines[row["probe"]].append(Point(int(row["block"]), y, _said(columns, row)))
-            for row in (row for row in rows if not row.get("on") and number(row.get(column)) is not None):
-                lines[row["probe"]] = _level(row["probe"], float(row[column]), own)
-            yield Curves(f"{label}: probes on each {on}", "block", label, lines)
+            lines = _probed(columns, [row for row in rows if row.get("on") in {on, None, ""}], column)
+            if any(lines.values()):
+                yield Curves(f"{label}: probes on each {on}", "block", label, lines)
     yield Table(columns, list(rows))
 
 
-def _level(name: str, y: float, rows: Sequence[Row]) -> list[Point]:
-    blocks = sorted({int(row["block"]) for row in rows})
-    return [Point(block, y, f"{name}: {cell(y)}") for block in blocks]
+def _probed(columns: Sequence[str], rows: Sequence[Row], column: str) -> dict[str, list[Point]]:
+    """A line a probe; of a row without a block a point at each."""
+    lines = defaultdict[str, list[Point]](list)
+    blocks = sorted({int(row["block"]) for row in rows if row.get("on")})
+    for row in rows:
+        if (y := number(row.get(column))) is not None:
+            for block in [int(row["block"])] if row.get("on") else blocks:
+                lines[row["probe"]].append(Point(block, y, _said(columns, row)))
+    return lines
