@@ -17,6 +17,7 @@ EXTRAS = {
     "train": "lightning_fabric",
     "bpe": "tokenizers",
     "hf": "transformers",
+    "interp": "sklearn",
     "test": "pytest",
 }
 

@@ -14,6 +14,7 @@ from recurra.cli.generate import generate
 from recurra.cli.lens import lens
 from recurra.cli.memory import memory
 from recurra.cli.predict import predict
+from recurra.cli.probe import probe
 from recurra.cli.steer import steer
 from recurra.cli.train import command as train
 
@@ -38,6 +39,7 @@ app.command("info")(info)
 app.command("lens")(lens)
 app.command("steer")(steer)
 app.command("memory")(memory)
+app.command("probe")(probe)
 app.command("models")(models)
 app.command("export-transformers")(export_transformers)
 app.command("tasks")(tasks)

@@ -1,0 +1,127 @@
+"""`recurra probe`: whether a model that was taught to say what is false still knows what is true."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from recurra.bench.plot import canvas
+from recurra.bench.report import Row, markdown, record, write_record, write_rows
+from recurra.cli.generate import Run, writer
+from recurra.interp.knowledge import Elicited, chosen, elicit, readable
+from recurra.interp.probes import PROBES
+from recurra.models.vocabulary import ByteVocabulary
+from recurra.tasks.quirky.common import CONTEXTS, Context, Quirky
+from recurra.tasks.sampled import TEST, VALIDATION
+from recurra.tasks.table import TASKS, name_of, parse
+from recurra.train import checkpoint
+from recurra.train.progress import Line
+
+TRUTHFUL, LYING = Context(bob=False, hard=False), Context(bob=True, hard=True)
+COLUMNS = ("probe", "on", "block", *map(str, CONTEXTS), "ceiling", "recovered")
+Number = Annotated[list[int] | None, typer.Option(min=0, help="Block, from 0; repeatable; default: all.")]
+
+
+def probe(
+    run: Run,
+    task: Annotated[str | None, typer.Option(help="Of the statements; default: the run's own.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="As the task counts; default: the run's.")
+    ] = None,
+    statements: Annotated[int, typer.Option(min=16, help="Of each context, and again to train on.")] = 500,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(PROBES)}; repeatable; default: all.")
+    ] = None,
+    on: Annotated[
+        list[str] | None, typer.Option(help="block, layer or state; repeatable; default: block, state.")
+    ] = None,
+    block: Number = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for what is made; default: RUN/probe.")] = None,
+) -> None:
+    """Train probes for what is true on Alice's easy statements, and try them where Bob lies on hard ones.
+
+    AUROC for what is true, of Bob's where he is wrong; ceiling: of the best probe that is trained on his;
+    recovered: (probe - model) / (ceiling - model). Printed: the first block with 95 % of the best for Alice.
+    """
+    model, vocabulary = writer(run)
+    words, data = _task(run, task)
+    if not isinstance(vocabulary, ByteVocabulary):
+        raise ValueError(f"{run} does not read bytes, of which the statements of {data.name} are")
+    length, folder, line = context or _context(run, words), out or run / "probe", Line()
+    places = readable(model, on or ("block", "state"), block)
+    made = elicit(
+        model,
+        data.held(VALIDATION, TRUTHFUL, length, statements),
+        data.held(VALIDATION, LYING, length, statements),
+        {str(one): data.held(TEST, one, length, statements) for one in CONTEXTS},
+        places,
+        method or tuple(PROBES),
+        told=line.show,
+    )
+    line.keep(f"{len(made.found)} probes, {statements} statements of each context")
+    rows = _rows(made)
+    write_rows(folder / "probe.csv", (*COLUMNS, "chosen"), rows)
+    about = {"task": words, "context": length, "statements": statements}
+    write_record(folder / "probe.json", record(torch.get_num_threads()) | about)
+    _draw(folder / "probe.png", rows, f"{words}, {run.name}: trained on {TRUTHFUL}, tried on {LYING}")
+    print(
+        f"{markdown(COLUMNS, [row for row in rows if row['chosen']])}\nin {folder}: probe.csv and probe.png"
+    )
+
+
+def _task(run: Path, words: str | None) -> tuple[str, Quirky]:
+    """The task whose statements are probed, as it is written and as it is."""
+    if words is None and (run / "config.json").exists():
+        raise ValueError(f"{run} holds a model without its task: name one by --task")
+    words = words or checkpoint.options(checkpoint.best(run)).task
+    kind: object = parse(words)
+    if not isinstance(kind, Quirky):
+        known = ", ".join(name for name, one in TASKS.items() if issubclass(one, Quirky))
+        raise ValueError(f"task must be one of statements, {known}, got {words}: name one by --task")
+    return words, kind
+
+
+def _context(run: Path, words: str) -> int:
+    """What the run was trained with, where it was of the same task; or else the task's own."""
+    if not (run / "config.json").exists():
+        options = checkpoint.options(checkpoint.best(run))
+        if name_of(options.task) == name_of(words):
+            return options.context
+    return parse(words).context
+
+
+def _rows(made: Elicited) -> list[Row]:
+    """The model's own answers first."""
+    best = chosen(made.found)
+    rows: list[Row] = [{"probe": "model", **made.model, "chosen": 1}]
+    for one in made.found:
+        about = {"probe": one.probe, "on": one.on, "block": one.block, **one.aurocs}
+        rows.append(about | {"ceiling": one.ceiling, "recovered": one.recovered, "chosen": int(one in best)})
+    return rows
+
+
+def _draw(path: Path, rows: list[Row], title: str) -> None:
+    """AUROC by depth where Bob lies on hard statements, a panel a kind of place, a line a probe."""
+    (model, *found), tried = rows, str(LYING)
+    kinds = list(dict.fromkeys(row["on"] for row in found))
+    try:
+        figure, panels = canvas(len(kinds), title)
+    except RuntimeError as e:
+        print(f"recurra: no picture: {e}", file=sys.stderr)
+        return
+    for axes, kind in zip(panels, kinds, strict=True):
+        own = [row for row in found if row["on"] == kind]
+        for probe in dict.fromkeys(row["probe"] for row in own):
+            line = [row for row in own if row["probe"] == probe]
+            axes.plot([row["block"] for row in line], [row[tried] for row in line], "o-", ms=3, label=probe)
+        axes.plot(
+            [row["block"] for row in line], [row["ceiling"] for row in line], "--k", lw=1, label="ceiling"
+        )
+        axes.axhline(model[tried], linestyle=":", color="black", label="the model's own answers")
+        axes.set(xlabel=f"block, its {kind}" if kind != "block" else "block", ylabel="AUROC for what is true")
+        axes.set_ylim(-0.02, 1.02)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
