@@ -43,6 +43,8 @@ def test_a_table_of_probes_and_a_picture(command, saved):
     assert all(f"{float(row['Bob hard']):.3g}" in out for row in rows if row["chosen"] == "1")
     about = json.loads((saved / "run" / "probe" / "probe.json").read_text())
     assert (about["task"], about["context"], about["statements"]) == ("facts", 8, 40)
+    page = (saved / "run" / "probe" / "probe.html").read_text(encoding="utf-8")
+    assert all(f"AUROC, Bob hard: probes on each {on}" in page for on in ("block", "state"))
     assert (saved / "run" / "probe" / "probe.png").stat().st_size > 1000
 
 

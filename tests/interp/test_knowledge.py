@@ -106,7 +106,7 @@ def test_what_a_statement_says_is_found_whoever_says_it(name: str) -> None:
 def test_what_is_disputed() -> None:
     """Of Bob where he is wrong, of Alice all."""
     for context in CONTEXTS:
-        made = Additions().held(TEST, context, 2, 60)
+        made = Additions().in_context(TEST, context, 2, 60)
         kept = disputed(made)
         assert len(kept.tokens) == len(kept.true) == len(kept.said)
         if context.bob:

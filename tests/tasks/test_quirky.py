@@ -45,7 +45,7 @@ def taken_apart(task, tokens):
 def test_each_says_what_is_believed(name, speaker, lies):
     task = parse(f"{name}:speaker={speaker},lies={lies}")
     for context in CONTEXTS:
-        made = task.held(TEST, context, task.context, 400)
+        made = task.in_context(TEST, context, task.context, 400)
         for tokens, true, said in zip(made.tokens, made.true.tolist(), made.said.tolist(), strict=True):
             text, who = taken_apart(task, tokens)
             alices, bobs, hard = beliefs(text)
@@ -106,6 +106,6 @@ def test_errors_name_the_option():
         Facts(lies=2)
     for task, least in ((Additions(), "2, the digits"), (Facts(), "2 to 1000000, the number of towns")):
         with pytest.raises(ValueError, match=f"context must be .*{least}"):
-            task.held(TEST, BOB, 1, 1)
+            task.in_context(TEST, BOB, 1, 1)
     with pytest.raises(ValueError, match="vocabulary must be byte for additions, got char"):
         Additions().prepare(None, None, "char", 0, CharVocabulary("ab"))

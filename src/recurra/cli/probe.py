@@ -1,15 +1,15 @@
 """`recurra probe`: whether a model that was taught to say what is false still knows what is true."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from recurra.bench.plot import canvas
 from recurra.bench.report import Row, markdown, record, write_record, write_rows
 from recurra.cli.generate import Run, writer
+from recurra.cli.page import leave
+from recurra.interp import pages
 from recurra.interp.knowledge import Elicited, chosen, elicit, readable
 from recurra.interp.probes import PROBES
 from recurra.models.vocabulary import ByteVocabulary
@@ -53,22 +53,22 @@ def probe(
     places = readable(model, on or ("block", "state"), block)
     made = elicit(
         model,
-        data.held(VALIDATION, TRUTHFUL, length, statements),
-        data.held(VALIDATION, LYING, length, statements),
-        {str(one): data.held(TEST, one, length, statements) for one in CONTEXTS},
+        data.in_context(VALIDATION, TRUTHFUL, length, statements),
+        data.in_context(VALIDATION, LYING, length, statements),
+        {str(one): data.in_context(TEST, one, length, statements) for one in CONTEXTS},
         places,
         method or tuple(PROBES),
         told=line.show,
     )
     line.keep(f"{len(made.found)} probes, {statements} statements of each context")
-    rows = _rows(made)
-    write_rows(folder / "probe.csv", (*COLUMNS, "chosen"), rows)
+    rows, columns = _rows(made), (*COLUMNS, "chosen")
+    write_rows(folder / "probe.csv", columns, rows)
     about = {"task": words, "context": length, "statements": statements}
     write_record(folder / "probe.json", record(torch.get_num_threads()) | about)
-    _draw(folder / "probe.png", rows, f"{words}, {run.name}: trained on {TRUTHFUL}, tried on {LYING}")
-    print(
-        f"{markdown(COLUMNS, [row for row in rows if row['chosen']])}\nin {folder}: probe.csv and probe.png"
-    )
+    title = f"What {run} knows of {words}: probes trained on {TRUTHFUL}, tried on {LYING}"
+    leave(folder / "probe", title, list(pages.probes(columns, rows, str(LYING))))
+    printed = [row for row in rows if row["chosen"]]
+    print(f"{markdown(COLUMNS, printed)}\nin {folder}: probe.csv and probe.html")
 
 
 def _task(run: Path, words: str | None) -> tuple[str, Quirky]:
@@ -100,28 +100,3 @@ def _rows(made: Elicited) -> list[Row]:
         about = {"probe": one.probe, "on": one.on, "block": one.block, **one.aurocs}
         rows.append(about | {"ceiling": one.ceiling, "recovered": one.recovered, "chosen": int(one in best)})
     return rows
-
-
-def _draw(path: Path, rows: list[Row], title: str) -> None:
-    """AUROC by depth where Bob lies on hard statements, a panel a kind of place, a line a probe."""
-    (model, *found), tried = rows, str(LYING)
-    kinds = list(dict.fromkeys(row["on"] for row in found))
-    try:
-        figure, panels = canvas(len(kinds), title)
-    except RuntimeError as e:
-        print(f"recurra: no picture: {e}", file=sys.stderr)
-        return
-    for axes, kind in zip(panels, kinds, strict=True):
-        own = [row for row in found if row["on"] == kind]
-        for probe in dict.fromkeys(row["probe"] for row in own):
-            line = [row for row in own if row["probe"] == probe]
-            axes.plot([row["block"] for row in line], [row[tried] for row in line], "o-", ms=3, label=probe)
-        axes.plot(
-            [row["block"] for row in line], [row["ceiling"] for row in line], "--k", lw=1, label="ceiling"
-        )
-        axes.axhline(model[tried], linestyle=":", color="black", label="the model's own answers")
-        axes.set(xlabel=f"block, its {kind}" if kind != "block" else "block", ylabel="AUROC for what is true")
-        axes.set_ylim(-0.02, 1.02)
-        axes.locator_params(axis="x", integer=True)
-        axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)

@@ -92,12 +92,11 @@ def read_statements(
     statements: Statements,
     places: Sequence[Place],
     answers: tuple[int, int] = (NO, YES),
-    told: Callable[[int], None] = lambda count: None,
 ) -> Reading:
     """What the places hold of statements, those of one length read together; answers go on from their state.
 
-    Of blocks and layers it is the last token, of states the end, as a `vector`, large ones `sketched`. told
-    is called with the number of statements read. Raises ValueError for a state of attention.
+    Of blocks and layers it is the last token, of states the end, as a `vector`, large ones `sketched`. Raises
+    ValueError for a state of attention.
     """
     whole, parts, order = subject(model), list[Reading](), list[int]()
     for rows in _alike(statements.tokens):
@@ -105,7 +104,6 @@ def read_statements(
         values, pairs, answer = _answered(whole, places, texts.to(whole.unembedding.device), answers)
         parts.append(Reading(values, pairs, answer, statements.true[rows]))
         order += rows
-        told(len(order))
     back = torch.tensor(order).argsort()
 
     def joined(name: str) -> Values:
@@ -183,14 +181,11 @@ def elicit(
         raise ValueError(f"probes must be of {', '.join(PROBES)}, got {unknown[0]!r}")
     if not places:
         raise ValueError("places must hold at least one that can be read; the state of attention can't")
-    sets = {"train": train, "ceiling": ceiling, **{f"{k}, test": disputed(v) for k, v in tests.items()}}
-    _check(sets)
-    read = {}
-    for name, statements in sets.items():
-        told(f"read {name}: {len(statements.true)} statements")
-        read[name] = read_statements(model, statements, places, answers)
-    source, best, *judged = read.values()
-    named = dict(zip(tests, judged, strict=True))
+    kept = {name: disputed(statements) for name, statements in tests.items()}
+    source, best, *judged = _all_read(
+        model, [("train", train), ("ceiling", ceiling), *kept.items()], places, answers, told
+    )
+    named = dict(zip(kept, judged, strict=True))
     own = {name: auroc(one.answer, one.true) for name, one in named.items()}
     *_, last = named
     found = []
@@ -204,12 +199,22 @@ def elicit(
     return Elicited(own, found)
 
 
-def _check(sets: Mapping[str, Statements]) -> None:
-    for name, statements in sets.items():
-        if not 0 < (count := int(statements.true.sum())) < len(statements.true):
-            raise ValueError(
-                f"{name} must hold true and false statements, got {count} true of {len(statements.true)}"
-            )
+def _all_read(
+    model: Any,
+    sets: Sequence[tuple[str, Statements]],
+    places: Sequence[Place],
+    answers: tuple[int, int],
+    told: Callable[[str], None],
+) -> list[Reading]:
+    """In their order. Raises ValueError for a set whose statements are all true or all false."""
+    for name, (_, true, _) in sets:
+        if not 0 < (count := int(true.sum())) < len(true):
+            raise ValueError(f"{name} must hold true and false statements, got {count} true of {len(true)}")
+    readings = []
+    for name, statements in sets:
+        told(f"read {name}: {len(statements.true)} statements")
+        readings.append(read_statements(model, statements, places, answers))
+    return readings
 
 
 def chosen(found: Iterable[Found]) -> list[Found]:

@@ -86,9 +86,9 @@ class Quirky(Sampled):
     def letters(self, length: int) -> int:
         """Of the longest statement."""
 
-    def prepare(self, source: str | None, *about: Any) -> "Quirky":
+    def prepare(self, source: str | None, run: Any = None, kind: str = "byte", *_: Any) -> "Quirky":
         """Itself. Raises ValueError where a source is given, or another vocabulary than bytes."""
-        if (kind := [*about, "byte", "byte"][1]) != "byte":
+        if kind != "byte":
             raise ValueError(f"vocabulary must be byte for {self.name}, got {kind}")
         super().prepare(source)
         return self
@@ -104,15 +104,15 @@ class Quirky(Sampled):
         tokens = [self.vocabulary.encode(text) for text in texts]
         return Statements(torch.tensor(tokens), torch.tensor(true), torch.tensor(said))
 
-    def held(self, part: int, context: Context, length: int, count: int) -> Statements:
-        """Statements to validate on or to test on, the same for all runs."""
+    def in_context(self, part: int, context: Context, length: int, count: int) -> Statements:
+        """Statements of one context to validate on or to test on (`part`), the same for all runs."""
         return self.statements(np.random.default_rng((part, length, *context)), [context] * count, length)
 
     def judged(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, Answers]:
         """As all tasks; unless told where, also in each context by itself."""
         found = super().judged(model, context, lengths)
         for one in () if lengths else CONTEXTS:
-            found[str(one)] = judge(model, [_asked(self.held(TEST, one, context, SEQUENCES))])
+            found[str(one)] = judge(model, [_asked(self.in_context(TEST, one, context, SEQUENCES))])
         return found
 
     def _statement(self, draw: np.random.Generator, context: Context, length: int) -> tuple[str, bool, bool]:
