@@ -1,5 +1,5 @@
 // y = x W^T + bias + added for few rows of x: the weights are read once, in order, at the speed of memory. W is
-// a matrix, or blocks along the diagonal of one; in fp32 beside x, or packed in half or a quarter of that.
+// a matrix, or blocks along the diagonal of one; of the dtype of x, or packed beside fp32 in fewer bytes.
 #pragma once
 
 #include "abi.h"
@@ -130,7 +130,9 @@ struct PackedProduct : FewRows<Real<float>> {
       Words w;
       std::memcpy(&w, words + i, sizeof w);
       for (int k = 0; k < 32 / W::bits; ++k) {
-        const V column = W::value(w << (32 - W::bits * (k + 1)) & ~0u << (32 - W::bits));
+        Words upper = w << (32 - W::bits * (k + 1));
+        if (k > 0) upper &= ~0u << (32 - W::bits);  // below the lowest column there is nothing
+        const V column = W::value(upper);
         const int sum = (i / lanes * (32 / W::bits) + k) % kSums;
         for (int r = 0; r < kRows; ++r) sums[r][sum] += column * Real<float>::load(in[r] + k * kWords + i);
       }

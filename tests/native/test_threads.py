@@ -67,6 +67,9 @@ def test_products(shape: tuple[int, int, int]) -> None:
     x, weight = torch.randn(rows, width), torch.randn(out, width)
     same_bits(lambda: (native.matvec(x, weight, None), native.product(x, weight, None)))
     same_bits(lambda: (native.product(x, weight.t().contiguous().t(), None),))
+    for kind in ("bf16", "int8") if rows <= 16 else ():
+        packed = ops.Quantized.of(weight, kind)
+        same_bits(lambda packed=packed: (native.matvec(x, packed, None),))
     blocks = torch.randn(2, 7, out, width // 7)
     same_bits(lambda: (native.block_product((x[:, : width // 7 * 7],), (blocks,)),))
 

@@ -41,6 +41,13 @@ def test_every_number_is_the_nearest_one(shape: tuple[int, ...], kind: str) -> N
     assert (got / step.clamp(min=1e-30)).round().abs().max() <= 127
 
 
+def test_rows_of_any_size() -> None:
+    sizes = torch.tensor([0.0, 1e-45, 2.5e-43, 1e-38, 1e38])[:, None]
+    for n in Quantized.of(torch.tensor([-1.0, 0.7, 1.0]) * sizes, "int8").wide():
+        assert n.isfinite().all()
+        assert n[0] <= 0 <= n[2]
+
+
 @kinds
 def test_parts_of_it(kind: str) -> None:
     weight = torch.randn(6, 2, 5, 70)

@@ -50,8 +50,9 @@ def quantize(model: M, weights: str) -> M:
     for name, part in [*model.named_modules()]:
         for field in () if name.endswith(_APART) else _fields(part):
             weight: Any = part.matrix if isinstance(part, LanguageHead) else getattr(part, field)
+            made = Quantized.of(weight, weights)
             delattr(part, field)
-            setattr(part, field, Quantized.of(weight, weights))
+            setattr(part, field, made)
     return model.eval().requires_grad_(False)
 
 

@@ -17,6 +17,7 @@ from recurra.ops.registry import define, transforms_active, unobserved
 
 __all__ = ["product", "project"]
 
+# No more than kPackedRows of csrc/abi.h.
 FEW_ROWS = 16
 IN_CACHE = 1 << 13
 

@@ -39,7 +39,8 @@ class Quantized(nn.Module):
             raise ValueError(f"a weight {list(weight.shape)} must be finite to be kept as {kind}")
         if kind == "int8":
             scale = weight.abs().amax(-1) / 127
-            weight = (weight / scale.where(scale > 0, 1)[..., None]).round()
+            # The scale of a row of denormals is not exact.
+            weight = (weight / scale.where(scale > 0, 1)[..., None]).round().clamp(-127, 127)
         return cls(_packed(weight.to(QUANTIZED[kind])), scale, weight.shape[-1])
 
     @property
