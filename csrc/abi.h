@@ -275,6 +275,16 @@ struct Attention {
   i64 scratch_row;                 // channels + old + room rounded up to 16
 };
 
+// Of the entries of row b the first lengths[b] may be read, all by each of its queries.
+struct CrossAttention {
+  i64 dtype, threads, batch, queries, heads, channels, steps;
+  void* q;                         // [batch, queries, heads, channels]
+  void* memory;                    // keys and values: [batch, 2, heads, steps, channels]
+  const i64* lengths;              // [batch]
+  void *y, *scratch;               // like q, and [batch, heads, scratch_row] in the state's dtype
+  i64 scratch_row;                 // channels + steps rounded up to 16
+};
+
 struct Copy {
   void *to, *from;
   i64 bytes;
@@ -309,6 +319,7 @@ struct Kernels {
   void (*matvec)(const Matvec&);
   void (*product)(const Product&);
   void (*attention)(const Attention&);
+  void (*cross_attention)(const CrossAttention&);
   void (*outer)(const Outer&, bool forward);
 };
 

@@ -122,6 +122,9 @@ EXPORT void recurra_product(const recurra::Product* s) { recurra::kTables[recurr
 EXPORT void recurra_attention_step(const recurra::Attention* s) {
   recurra::kTables[recurra::current]->attention(*s);
 }
+EXPORT void recurra_cross_attention(const recurra::CrossAttention* s) {
+  recurra::kTables[recurra::current]->cross_attention(*s);
+}
 
 // True where `recurra_product` is faster than the product that torch brings: AMD with AVX-512.
 EXPORT int recurra_prefers_product() {

@@ -19,6 +19,6 @@ namespace recurra::RECURRA_LEVEL {
 extern const Kernels kernels;
 const Kernels kernels = {scan,           conv,     cell, cell_step, conv_step,      norm,   activation, softmax, softmax_step,
                          token_mix_step, diagonal, dplr, selective, selective_step, matvec, product,    attention,
-                         outer};
+                         cross_attention, outer};
 
 }  // namespace recurra::RECURRA_LEVEL

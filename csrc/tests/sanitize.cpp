@@ -497,6 +497,18 @@ void run_attention(const Kernels& kernels, i64 dtype, i64 channels, i64 old, i64
   y.require_written("attention y"), room_keys.require_written("keys"), room_values.require_written("values");
 }
 
+// Two rows, the first of which may read nothing.
+void run_cross_attention(const Kernels& kernels, i64 dtype, i64 channels, i64 steps, i64 queries) {
+  const i64 state = state_dtype(dtype), heads = 3, lists = 2 * heads, row = channels + (steps + 15) / 16 * 16;
+  const i64 lengths[] = {0, steps + 1};
+  Buffer q(dtype, queries * lists * channels), memory(dtype, 2 * lists * steps * channels);
+  Buffer y(dtype, queries * lists * channels), scratch(state, lists * row);
+  q.fill(-3, 3), memory.fill(-3, 3);
+  kernels.cross_attention({dtype, queries, 2, queries, heads, channels, steps, q.data(), memory.data(), lengths,
+                           y.data(), scratch.data(), row});
+  y.require_written("cross attention y");
+}
+
 void run_shape(const Kernels& kernels, const Shape& s) {
   for (i64 dtype = kFloat32; dtype <= kComplex128; ++dtype) {
     const i64 gates = is_complex(dtype) ? kLinear : kMinLstmUnnormalizedTanh;
@@ -547,6 +559,7 @@ void run(const char* name, const Kernels& kernels) {
   }
   for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
     for (i64 channels : {2, 66}) {
+      for (i64 steps : {1, 16, 21}) run_cross_attention(kernels, dtype, channels, steps, 1 + steps % 2);
       for (i64 fresh : {0, 5}) {
         for (i64 window : {0, 1, 4}) {
           for (bool there : {false, true}) run_attention(kernels, dtype, channels, 3 * fresh, fresh, window, there);

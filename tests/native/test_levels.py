@@ -11,6 +11,7 @@ from ops.recurrences import NATIVE, ROWS, Case, allowed, compiled, drawn_truth, 
 from recurra import ops
 from recurra.ops import native
 from recurra.ops.attention import step_native, step_open
+from recurra.ops.cross_attention import cross_attention
 from recurra.ops.native import library
 from recurra.state import KVState
 from tools import close
@@ -62,6 +63,16 @@ def test_a_step_of_attention(level: str, channels: int, dtype: torch.dtype) -> N
     wide = KVState(*(x.double() for x in entries), position)
     want, _ = step_open(qkv.double(), wide, 9, 10000.0)
     close(step_native(qkv, KVState(*entries, position), 9, 10000.0)[0], want)
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [1, 64, 70])
+def test_a_step_of_cross_attention(level: str, channels: int, dtype: torch.dtype) -> None:
+    q, memory = torch.randn(2, 3, 3, channels).to(dtype), torch.randn(2, 2, 3, 19, channels).to(dtype)
+    lengths = torch.tensor([19, 6])
+    k, v = memory.double().transpose(2, 3).unbind(1)
+    close(native.cross_attention(q, memory, lengths), cross_attention(q.double(), k, v, lengths))
 
 
 # ----------------------------------------------------------------------------------------------

@@ -88,6 +88,11 @@ def test_a_step_of_attention() -> None:
         same_bits(lambda: (ops.attention_step(qkv, state)[0],))
 
 
+def test_a_step_of_cross_attention() -> None:
+    q, memory, lengths = torch.randn(2, 5, 3, 34), torch.randn(2, 2, 3, 900, 34), torch.tensor([900, 7])
+    same_bits(lambda: (native.cross_attention(q, memory, lengths),))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pointwise(dtype: torch.dtype) -> None:
     shapes = ((131, 257), (131, 257), (257,))

@@ -1,12 +1,16 @@
 """Attention to another sequence: torch's own with the same heads, the definition, and rows alone."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import multi_head_attention_forward
 
+from ops.recurrences import NATIVE
+from recurra.ops import native
 from recurra.ops.attention import attention, two_way_attention
-from recurra.ops.cross_attention import cross_attention, cross_weights
+from recurra.ops.cross_attention import cross_attention, cross_attention_step, cross_weights, step_open
 from tools import close
 
 BATCH, TIME, SOURCE, HEADS, CHANNELS = 3, 4, 6, 2, 4
@@ -53,6 +57,37 @@ def test_rows_read_their_own_keys_alone(dtype: torch.dtype) -> None:
     assert not y[2].any()
 
 
+def _remembered(
+    steps: int, channels: int, queries: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, a memory, its lengths, and what is to be read of it."""
+    q = torch.randn(BATCH, queries, HEADS, channels).to(dtype)
+    memory = torch.randn(BATCH, 2, HEADS, steps, channels).to(dtype)
+    lengths = torch.tensor([steps, (steps + 1) // 2, 0])
+    k, v = memory.double().transpose(2, 3).unbind(1)
+    return q, memory, lengths, cross_attention(q.double(), k, v, lengths)
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("steps", "channels", "queries"), [(1, 2, 1), (6, 70, 3), (16, 16, 1), (37, 130, 5)])
+def test_the_kernel_of_a_step(steps: int, channels: int, queries: int, dtype: torch.dtype) -> None:
+    q, memory, lengths, want = _remembered(steps, channels, queries, dtype)
+    for row, length in enumerate(lengths.tolist()):
+        memory[row, :, :, length:] = torch.nan
+    close(native.cross_attention(q, memory, lengths), want)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("count", [torch.int64, torch.int32])
+@pytest.mark.parametrize("form", [cross_attention_step, step_open])
+def test_a_step_is_the_same_attention(form: Any, count: torch.dtype, gradients: bool) -> None:
+    q, memory, lengths, want = _remembered(7, 6, 2, torch.float32)
+    with torch.set_grad_enabled(gradients):
+        for given in (memory, memory.transpose(1, 3).contiguous().transpose(1, 3)):
+            close(form(q, given, lengths.to(count))[:2], want[:2])  # the last row has nothing to read
+
+
 def test_two_way_is_causal_attention_at_the_last_step_and_the_same_read_from_the_end() -> None:
     qkv = torch.randn(BATCH, TIME, 3, HEADS, CHANNELS, dtype=torch.float64)
     y = two_way_attention(qkv)
@@ -74,3 +109,8 @@ def test_wrong_shapes_are_named() -> None:
         cross_attention(q, k[:, :0], v[:, :0])
     with pytest.raises(ValueError, match="lengths must be integers"):
         cross_attention(q, k, v, LENGTHS[:2])
+    memory = torch.stack([k, v], 1).transpose(2, 3)
+    with pytest.raises(ValueError, match=r"memory must be \[3, 2, 2, steps, 4\], got \[3, 1, 2, 6, 4\]"):
+        cross_attention_step(q, memory[:, :1], LENGTHS)
+    with pytest.raises(ValueError, match=r"lengths must be \[3\], got \[2\]"):
+        cross_attention_step(q, memory, LENGTHS[:2])

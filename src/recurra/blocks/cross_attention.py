@@ -1,10 +1,9 @@
 """What lets a decoder look at what an encoder made of another sequence."""
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from recurra.blocks.common import add_residual, check_width
-from recurra.ops.cross_attention import cross_attention, cross_weights
+from recurra.ops.cross_attention import cross_attention, cross_attention_step, cross_weights
 from recurra.parts.heads import head_channels
 from recurra.parts.linear import Linear
 from recurra.parts.norm import NORMS
@@ -40,16 +39,14 @@ class CrossAttention(nn.Module):
         y = cross_attention(self._queries(x), k, v, lengths).flatten(-2)
         return add_residual(self.out, y, x, self.dropout if self.training else 0.0)
 
-    def step(self, x_t: Tensor, remembered: Tensor, alive: Tensor) -> Tensor:
-        """One step: y_t [B K, width] of x_t [B K, width]; alive [B, S] bool: what may be read, not nothing.
+    def step(self, x_t: Tensor, remembered: Tensor, lengths: Tensor) -> Tensor:
+        """One step: y_t [B K, width] of x_t [B K, width]; lengths [B] of the memory's rows, at least 1.
 
-        The K rows of a memory stand one behind the other. What may not be read is to be finite.
+        The K rows of a memory stand one behind the other. What is not to be read is to be finite.
         """
         check_width(x_t, ("batch",), self.width)
-        q = self._queries(x_t.unflatten(0, (len(remembered), -1))).transpose(1, 2)
-        k, v = remembered.unbind(1)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=alive[:, None, None])
-        y = y.transpose(1, 2).reshape(x_t.shape)
+        q = self._queries(x_t.unflatten(0, (len(remembered), -1)))
+        y = cross_attention_step(q, remembered, lengths).reshape(x_t.shape)
         return add_residual(self.out, y, x_t, self.dropout if self.training else 0.0)
 
     def weights(self, x: Tensor, remembered: Tensor, lengths: Tensor | None = None) -> Tensor:

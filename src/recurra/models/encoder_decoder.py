@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from recurra.blocks.cross_attention import CrossAttention
@@ -78,11 +77,15 @@ class EncoderDecoder(SequenceToSequence):
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""
-        x_t, ends, alive = self.embed(token), [], _alive(state)
+        return self.decode(self.embed(token), state)
+
+    def decode(self, x_t: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """`step` from what the embedding made of a token, x_t [B, width]."""
+        ends = []
         for i, (block, begin) in enumerate(zip(self.blocks, state.blocks, strict=True)):
             x_t, end = block.step(x_t, begin)
             if self.crosses:
-                x_t = self.crosses[i].step(x_t, state.remembered[i], alive)
+                x_t = self.crosses[i].step(x_t, state.remembered[i], state.lengths)
             ends.append(end)
         return self.head(x_t), state._replace(blocks=tuple(ends))
 
@@ -106,14 +109,6 @@ class EncoderDecoder(SequenceToSequence):
             for handle in handles:
                 handle.remove()
         return seen
-
-
-def _alive(state: DecoderState) -> Tensor | None:
-    """Which of what is remembered of a source may be read, [R, S] bool."""
-    if not state.remembered:
-        return None
-    steps = torch.arange(state.remembered[0].shape[3], device=state.lengths.device)
-    return steps < state.lengths[:, None]
 
 
 def alike(encoder: Sequence[Any], decoder: Sequence[Any]) -> bool:

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from recurra.ops import native
 from recurra.ops.masks import check, living
+from recurra.ops.registry import unobserved
 
-__all__ = ["cross_attention", "cross_weights"]
+__all__ = ["cross_attention", "cross_attention_step", "cross_weights"]
 
 
 def _alive(k: Tensor, lengths: Tensor | None) -> Tensor | None:
@@ -37,6 +39,39 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = No
         mask = some[:, None, None]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def cross_attention_step(q: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
+    """`cross_attention` of the few queries of a step, to a memory that many steps read: y [B, T, H, C].
+
+    q [B, T, H, C]; memory [B, 2, H, S, C], keys and values; lengths [B], at least 1. What lies beyond those
+    is to be finite. Raises ValueError that names the argument.
+    """
+    _check_step(q, memory, lengths)
+    if unobserved(q, memory, lengths) and _fits(q, memory, lengths):
+        return native.cross_attention(q.contiguous(), memory, lengths)
+    return step_open(q, memory, lengths)
+
+
+def step_open(q: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
+    """Plain torch on any device, differentiable."""
+    k, v = memory.unbind(1)
+    mask = (torch.arange(memory.shape[3], device=memory.device) < lengths[:, None])[:, None, None]
+    return scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _check_step(q: Tensor, memory: Tensor, lengths: Tensor) -> None:
+    batch, _, heads, channels = q.shape
+    if memory.ndim != 5 or (*memory.shape[:3], memory.shape[4]) != (batch, 2, heads, channels):
+        raise ValueError(f"memory must be [{batch}, 2, {heads}, steps, {channels}], got {list(memory.shape)}")
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths must be [{batch}], got {list(lengths.shape)}")
+
+
+def _fits(q: Tensor, memory: Tensor, lengths: Tensor) -> bool:
+    """True where the kernel can take them."""
+    counts = lengths.is_cpu and lengths.dtype == torch.int64 and lengths.is_contiguous()
+    return counts and q.is_floating_point() and memory.is_contiguous() and native.takes(q, memory)
 
 
 def cross_weights(q: Tensor, k: Tensor, lengths: Tensor | None = None) -> Tensor:

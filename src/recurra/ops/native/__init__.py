@@ -1,7 +1,7 @@
 """The C++ kernels: one file for the calls of each header in csrc/."""
 
 from recurra.ops.native.activations import activation, activation_backward
-from recurra.ops.native.attentions import attention_step
+from recurra.ops.native.attentions import attention_step, cross_attention
 from recurra.ops.native.cells import cell, cell_backward, cell_step
 from recurra.ops.native.convs import MAX_TAPS, conv, conv_backward, conv_step
 from recurra.ops.native.diagonals import diagonal, diagonal_backward
@@ -40,6 +40,7 @@ __all__ = [
     "conv",
     "conv_backward",
     "conv_step",
+    "cross_attention",
     "diagonal",
     "diagonal_backward",
     "empty_as",

@@ -1,4 +1,4 @@
-"""Calls of a step of attention (csrc/attention.h)."""
+"""Calls of attention of single queries (csrc/attention.h)."""
 
 import struct
 
@@ -9,6 +9,7 @@ from recurra.ops.native.layout import pointer
 from recurra.ops.native.library import DTYPES, STATES, call, threads_for
 
 _ATTENTION = struct.Struct("10qd14q")
+_CROSS = struct.Struct("13q")
 _LANES = 16  # what scratch_row in csrc/abi.h is rounded to
 
 Entries = tuple[Tensor, Tensor]
@@ -42,3 +43,19 @@ def attention_step(
     ends = (pointer(begin), *(x.data_ptr() for x in (position, position_n, y, turns, scratch)))
     call("attention_step", _ATTENTION.pack(*head, *steps, *(x.data_ptr() for x in tensors), *ends, row))
     return y, position_n
+
+
+def cross_attention(q: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
+    """y [B, T, H, C] of q [B, T, H, C] and memory [B, 2, H, S, C], of whose row b lengths[b] entries count.
+
+    All contiguous, q and memory of one dtype, lengths int64 (unchecked).
+    """
+    batch, queries, heads, channels = q.shape
+    steps = memory.shape[3]
+    row = channels + -(-steps // _LANES) * _LANES
+    y, scratch = torch.empty_like(q), q.new_empty(batch, heads, row, dtype=STATES[q.dtype])
+    if y.numel():
+        head = (DTYPES[q.dtype], threads_for(steps * y.numel() // 4), batch, queries, heads, channels, steps)
+        tensors = (x.data_ptr() for x in (q, memory, lengths, y, scratch))
+        call("cross_attention", _CROSS.pack(*head, *tensors, row))
+    return y

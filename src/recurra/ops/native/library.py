@@ -53,6 +53,7 @@ EXPORTS = (
     "layer_step",
     "product",
     "attention_step",
+    "cross_attention",
 )
 # Below this many outputs a second thread costs more than it saves.
 PARALLEL = 1 << 14
