@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ops.recurrences import NATIVE
 from recurra.blocks.table import BLOCKS
 from recurra.models import CharVocabulary, SequenceModel, SequenceToSequence, classic, load
 from recurra.models.classic import CLASSIC
 from recurra.models.encoder import turned
 from recurra.models.encoder_decoder import encoder_decoder
 from recurra.models.pairs import Pair
-from tools import close, wake
+from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
+from recurra.state import select
+from tools import close, same_state, wake
 
 BATCH, SOURCE, TARGET, WIDTH = 3, 6, 5, 8
 SIZES = {"vocabulary": 11, "width": WIDTH, "depth": 2}
@@ -62,6 +65,25 @@ def test_step_by_step(kind: str) -> None:
     first, middle = model(pair._replace(target=pair.target[:, :2]))
     rest, _ = model(pair._replace(target=pair.target[:, 2:]), middle)
     close(torch.cat([first, rest], 1), want)
+
+
+@NATIVE
+@every
+@pytest.mark.parametrize("beam", [1, 3])
+@torch.no_grad()
+def test_a_recorded_step(kind: str, beam: int) -> None:
+    """Beams of one source read the same memory, and go on from each other's states."""
+    model, pair = _model(kind).eval(), _pair()
+    _, state = model(pair)
+    state = state._replace(blocks=select(state.blocks, torch.arange(BATCH).repeat_interleave(beam)))
+    step, plain = stepper(model, state), PlainStepper(model, state)
+    assert isinstance(step, PlainStepper if kind == CLASSIC else RecordedStepper)
+    parents = torch.arange(BATCH * beam).view(BATCH, beam)[:, [0, *range(beam - 1)]].flatten()
+    for token in torch.randint(11, (4, BATCH * beam)):
+        close(step(token), plain(token))
+        for each in (step, plain):
+            each.select(parents)
+    same_state(step.state, plain.state)
 
 
 @every

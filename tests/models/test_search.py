@@ -2,25 +2,30 @@
 
 import itertools
 import math
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from ops.recurrences import NATIVE
+from recurra.blocks.table import BLOCKS
+from recurra.models import search
 from recurra.models.classic import CLASSIC, classic
 from recurra.models.encoder_decoder import encoder_decoder
 from recurra.models.generate import Sampler
 from recurra.models.pairs import Pair
 from recurra.models.search import Limits, beam_search, sample
+from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
 from tools import wake
 
 # Four tokens, of which 0 begins and 3 ends.
 SIZE, LIMITS = 4, Limits(0, 3, 4)
 
 
-def _model(blocks: str = "mingru") -> Any:
-    return wake(classic(SIZE, 8) if blocks == CLASSIC else encoder_decoder(blocks, blocks, SIZE, 8, 2))
+def _model(blocks: str = "mingru", size: int = SIZE) -> Any:
+    return wake(classic(size, 8) if blocks == CLASSIC else encoder_decoder(blocks, blocks, size, 8, 2))
 
 
 def _source() -> tuple[Tensor, Tensor]:
@@ -82,6 +87,34 @@ def test_rows_are_searched_by_themselves(blocks: str, beam: int) -> None:
         assert [h.tokens for h in found] == [h.tokens for h in alone]
         assert len(found) == beam
         assert sorted(found, key=lambda h: -h.score) == found
+
+
+@NATIVE
+@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_what_is_recorded_finds_the_same(blocks: str, beam: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where sentences end one after the other, and where a cache is full."""
+    monkeypatch.setattr(sys.modules["recurra.ops.attention"], "ROOM", 4)
+    model, (source, lengths), made = _model(blocks, 30).double(), _source(), []
+
+    def recorded(*given: Any) -> Any:
+        made.append(stepper(*given))
+        return made[-1]
+
+    def found() -> Any:
+        limits = LIMITS._replace(longest=torch.tensor([30, 9, 16]))
+        drawn = sample(model, source, lengths, limits, Sampler(), seed=0)
+        return drawn, beam_search(model, source, lengths, limits, beam, 2.0)
+
+    monkeypatch.setattr(search, "stepper", recorded)
+    drawn, got = found()
+    assert {type(step) for step in made} == {RecordedStepper}
+    monkeypatch.setattr(search, "stepper", PlainStepper)
+    plainly, want = found()
+    assert drawn == plainly
+    for one, other in zip(got, want, strict=True):
+        assert [h.tokens for h in one] == [h.tokens for h in other]
+        assert [h.score for h in one] == pytest.approx([h.score for h in other], rel=1e-9)
 
 
 def test_each_row_has_its_own_room() -> None:

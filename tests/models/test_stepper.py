@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ops.recurrences import NATIVE
 from recurra import language_model
 from recurra.blocks import BLOCKS
-from recurra.models import SequenceModel
+from recurra.models import Pair, SequenceModel, SequenceToSequence
+from recurra.models.encoder_decoder import encoder_decoder
 from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
 from recurra.ops import native
 from recurra.ops.outer import take_outer_step
@@ -53,18 +54,26 @@ MODELS: dict[str, dict[str, Any]] = {
     "slstm of many heads": {"options": {"heads": 26}},
     "mlstm": {},
     "mlstm of two heads": {"options": {"heads": 2, "conv": 1, "expansion": 1.2, "norm": "rms"}},
+    "mingru decoder": {"encoder": "mingru"},
+    "transformer decoder, tied": {"encoder": "s4d", "tied": True},
+    "lstm decoder without attention": {"encoder": "lstm", "cross": False},
 }
 every = pytest.mark.parametrize("name", MODELS)
 
 
 def _model(name: str) -> Any:
     torch.manual_seed(0)
-    return wake(language_model(name.split()[0], vocabulary=37, width=130, depth=2, **MODELS[name])).eval()
+    options = {"vocabulary": 37, "width": 130, "depth": 2, **MODELS[name]}
+    if encoder := options.pop("encoder", None):
+        return wake(encoder_decoder(encoder, name.split()[0], **options)).eval()
+    return wake(language_model(name.split()[0], **options)).eval()
 
 
 def _begun(model: Any, batch: int) -> Any:
+    tokens = torch.randint(0, 37, (batch, 5))
+    lengths = 1 + torch.arange(batch) % 5
     with torch.no_grad():
-        return model(torch.randint(0, 37, (batch, 5)))[1]
+        return model(Pair(tokens, lengths, tokens) if isinstance(model, SequenceToSequence) else tokens)[1]
 
 
 @NATIVE

@@ -9,6 +9,7 @@ from torch import Tensor
 from recurra import state as states
 from recurra.models.generate import Sampler, evaluating
 from recurra.models.pairs import DecoderState
+from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
 
 __all__ = ["Hypothesis", "Limits", "beam_search", "sample"]
 
@@ -86,6 +87,43 @@ def _normaliser(length: int, penalty: float) -> float:
     return float(((5 + length) / 6) ** penalty)
 
 
+class _Decoder:
+    """logits [B, V] = decoder(token [B]): the steps of an encoder-decoder, for rows that come and go.
+
+    Recording a step costs as much as several: it waits for as many steps of the same rows as there are
+    sources, for the more there are, the sooner one of them ends. By then all blocks have states.
+    """
+
+    def __init__(self, model: Any, state: DecoderState) -> None:
+        self._model = model
+        self._begin(state)
+
+    def _begin(self, state: DecoderState) -> None:
+        self._step: PlainStepper | RecordedStepper = PlainStepper(self._model, state)
+        self._calls, self._rows, self._sources = 0, 0, len(state.lengths)
+
+    def __call__(self, token: Tensor) -> Tensor:
+        if self._calls == self._sources or self._step.stale:
+            self._step = stepper(self._model, self._step.state)
+        self._calls, self._rows = self._calls + 1, len(token)
+        return self._step(token)
+
+    def select(self, rows: list[int], sources: list[int]) -> None:
+        """Go on from these rows of the batch, and what is known of these sources."""
+        if len(rows) != self._rows or len(sources) != self._sources:
+            self._begin(_selected(self._step.state, rows, sources))
+        elif rows != list(range(len(rows))):
+            self._step.select(torch.tensor(rows))
+
+
+def _selected(state: DecoderState, rows: list[int], sources: list[int]) -> DecoderState:
+    """The state of some rows, and what is known of some sources; what stays as it is, is not copied."""
+    blocks, remembered, lengths = state
+    if len(sources) < len(lengths):
+        remembered, lengths = states.select((remembered, lengths), sources)
+    return DecoderState(states.select(blocks, rows), remembered, lengths)
+
+
 @torch.no_grad()
 def beam_search(
     model: Any, source: Tensor, lengths: Tensor, limits: Limits, beam: int = 4, penalty: float = 0.6
@@ -101,12 +139,12 @@ def beam_search(
     sentences = [_Sentence(n, limits, beam, penalty) for n in limits.each(source).tolist()]
     with evaluating(model):
         open_ones, tokens = list(sentences), [limits.begin] * len(source)
-        state = model.encode(source, lengths)
+        decoder = _Decoder(model, model.encode(source, lengths))
         while open_ones:
-            logits, state = model.step(torch.tensor(tokens, device=source.device), state)
+            logits = decoder(torch.tensor(tokens, device=source.device))
             rows = _grown(open_ones, *_likeliest(logits, beam))
             going = [i for i, one in enumerate(open_ones) if one.goes_on()]
-            state = _selected(state, [row for i in going for row in rows[i]], going)
+            decoder.select([row for i in going for row in rows[i]], going)
             open_ones = [open_ones[i] for i in going]
             tokens = [begun[-1] for one in open_ones for begun, _ in one.begun]
     return [one.answers() for one in sentences]
@@ -130,16 +168,6 @@ def _grown(
     return rows
 
 
-def _selected(state: DecoderState, rows: list[int], sources: list[int]) -> DecoderState:
-    """The state of some rows, and what is known of some sources; what stays as it is, is not copied."""
-    blocks, remembered, lengths = state
-    if rows != list(range(len(rows))) or len(sources) < len(lengths):
-        blocks = states.select(blocks, rows)
-    if len(sources) < len(lengths):
-        remembered, lengths = states.select((remembered, lengths), sources)
-    return DecoderState(blocks, remembered, lengths)
-
-
 @torch.no_grad()
 def sample(
     model: Any, source: Tensor, lengths: Tensor, limits: Limits, sampler: Sampler, seed: int | None = None
@@ -150,9 +178,9 @@ def sample(
     token, drawn = torch.full((len(source),), limits.begin, device=source.device), []
     ended, seen = torch.zeros_like(token, dtype=torch.bool), None
     with evaluating(model):
-        state = model.encode(source, lengths)
+        decoder = _Decoder(model, model.encode(source, lengths))
         for _ in range(int(limits.each(source).max())):
-            logits, state = model.step(token, state)
+            logits = decoder(token)
             token = sampler.draw(logits, seen, generator)
             if sampler.repetition_penalty != 1:
                 seen = torch.zeros_like(logits, dtype=torch.bool) if seen is None else seen

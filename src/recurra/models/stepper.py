@@ -1,5 +1,6 @@
 """A model's step with a state of its own: as one native call where the model can be recorded."""
 
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -8,9 +9,11 @@ from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.hooks import RemovableHandle
 
+from recurra.models.pairs import DecoderState
 from recurra.ops import native
 from recurra.ops.attention import KVRoom
 from recurra.ops.native import NotRecordableError, Tape
+from recurra.ops.project import FEW_ROWS
 from recurra.parts.embedding import Embedding
 from recurra.state import KVState, apply, select
 
@@ -32,33 +35,37 @@ class PlainStepper:
 
     def select(self, rows: Tensor) -> None:
         """Go on from these rows of the batch, as many as there are."""
-        self.state = select(self.state, rows)
+        self.state = _moved(self.state, select(_moving(self.state), rows))
 
 
 class RecordedStepper:
     """The same as one native call: at a million parameters Python takes seven times as long as arithmetic.
 
-    Logits and state lie in the same memory at each call. Weights are read where they lay when the step was
-    recorded: changes in place are seen. Once they have moved, or something `Kept` of them is not what it
-    was, or a cache has no room left, or somebody looks on, it is `stale`, not to be called again. Raises
-    NotRecordableError where the kernels can't do it all, or where somebody looks on.
+    Logits and state lie in the same memory at each call. Weights, and what a decoder remembers of its source,
+    are read where they lay when the step was recorded: changes in place are seen. Once weights have moved,
+    or something `Kept` of them is not what it was, or a cache has no room left, or somebody looks on, it is
+    `stale`, not to be called again. Raises NotRecordableError where the kernels can't do it all, or where
+    somebody looks on.
     """
 
     def __init__(self, model: Any, state: Any) -> None:
-        if type(model.embed) is not Embedding or _watched(model):
-            raise NotRecordableError("what an embedding or a hook does in Python would be missed")
+        begun = _moving(state)
+        rows = _batch(begun)
+        _check(model, rows)
         self._model, self._place, self._hooks = model, _place(model), RemovableHandle.next_id
-        self._state = _own(model.blocks, state)
-        self._left = min((s.room_keys.shape[2] for s in self._state if isinstance(s, KVRoom)), default=inf)
+        self._blocks = _own(model.blocks, begun)
+        self._state = _moved(state, self._blocks)
+        self._rooms = [s for s in self._blocks if isinstance(s, KVRoom)]
+        self._others = _tensors([s for s in self._blocks if not isinstance(s, KVRoom)])
+        self._left = min((room.room_keys.shape[2] for room in self._rooms), default=inf)
         self._embedding = model.embed.weight.detach()
-        rows = _batch(state)
         self._x: Tensor = model.embed(torch.zeros(rows, dtype=torch.int64, device=self._embedding.device))
         self._logits: Tensor
-        with Tape(_tensors(self._state)) as self._tape:
+        with Tape(_tensors(self._blocks)) as self._tape:
             self._logits, end = model.decode(self._x, self._state)
         self._tape.keep(*(x.detach() for x in (*model.parameters(), *model.buffers())))
-        apply(self._carry, self._state, end)
-        for own, given in zip(self._state, state, strict=True):
+        apply(self._carry, self._blocks, _moving(end))
+        for own, given in zip(self._blocks, begun, strict=True):
             if not isinstance(own, KVRoom):  # a kernel may have written over it
                 apply(Tensor.copy_, own, given)
 
@@ -70,7 +77,7 @@ class RecordedStepper:
     @property
     def state(self) -> Any:
         """What has been read so far; it changes with the next call."""
-        return tuple(s.closed() if isinstance(s, KVRoom) else s for s in self._state)
+        return _moved(self._state, tuple(map(_closed, self._blocks)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or another process, has other addresses.
@@ -102,7 +109,28 @@ class RecordedStepper:
         """Go on from these rows of the batch, as many as there are."""
         if rows.shape != self._x.shape[:1]:  # what is one row would be copied to all
             raise ValueError(f"rows must be {list(self._x.shape[:1])}, got {list(rows.shape)}")
-        apply(lambda x: x.copy_(x.index_select(0, rows)), self._state)
+        # Of a room, which is mostly empty, only what it holds.
+        held = (part for room in self._rooms for part in (*room.closed(), room.begin))
+        for x in chain(self._others, held):
+            x.copy_(x.index_select(0, rows))
+
+
+def _moving(state: Any) -> Any:
+    """What a step changes, one state a block; what a decoder knows of its source stays."""
+    return state.blocks if isinstance(state, DecoderState) else state
+
+
+def _moved(state: Any, blocks: Any) -> Any:
+    """The state with these of its blocks."""
+    return state._replace(blocks=blocks) if isinstance(state, DecoderState) else blocks
+
+
+def _check(model: Any, rows: int) -> None:
+    """Raise NotRecordableError where it takes no try to tell."""
+    if not hasattr(model, "decode") or type(model.embed) is not Embedding or _watched(model):
+        raise NotRecordableError("what a model, an embedding or a hook does in Python would be missed")
+    if rows > FEW_ROWS or not native.takes(model.embed.weight):
+        raise NotRecordableError(f"a step's products have kernels on a CPU, for up to {FEW_ROWS} rows")
 
 
 def _own(blocks: Any, state: Any) -> tuple[Any, ...]:
@@ -114,6 +142,10 @@ def _own(blocks: Any, state: Any) -> tuple[Any, ...]:
         return apply(lambda x: x.clone(memory_format=torch.contiguous_format), state)
 
     return tuple(map(copy, blocks, state))
+
+
+def _closed(state: Any) -> Any:
+    return state.closed() if isinstance(state, KVRoom) else state
 
 
 def _tensors(state: Any) -> list[Tensor]:
