@@ -11,10 +11,8 @@ from recurra.blocks.table import BLOCKS
 from tools import close, leaves, masks, wake
 
 BATCH, TIME, WIDTH = 2, 4, 4
-# torch warns itself, where it makes its decompositions, and of a vmap that it does row by row.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:DeprecationWarning", "ignore:There is a performance drop:UserWarning"
-)
+# torch warns of a vmap that it does row by row.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 every = pytest.mark.parametrize("name", BLOCKS)
 
 

@@ -11,8 +11,6 @@ from recurra.blocks import XLSTMLargeBlock, XLSTMLargeConfig
 from recurra.state import OuterState
 from tools import close
 
-# Which they import for their kernels.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 WIDTH, HEADS, TIME = 24, 2, 48
 CPU = {
     "chunkwise_kernel": "chunkwise--native_autograd",

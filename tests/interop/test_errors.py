@@ -13,9 +13,6 @@ import recurra
 from interop.peers import PEERS, logits, tokens
 from tools import close
 
-# What the authors' xlstm imports for its kernels, where it is installed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-
 Tensors = dict[str, torch.Tensor]
 
 

@@ -18,8 +18,6 @@ from recurra.interop.table import FAMILIES
 from recurra.models import SequenceModel
 from tools import close, wake
 
-# What the authors' xlstm imports for its kernels, where it is installed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 every = pytest.mark.parametrize("kind", PEERS)
 
 

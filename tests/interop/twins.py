@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import warnings
 from contextlib import nullcontext
 
 import torch
@@ -62,8 +61,7 @@ def build(name):
     """The model, with weights that are no round numbers, in eval mode."""
     torch.manual_seed(0)
     # transformers can't draw the fused weights of an xLSTM.
-    with warnings.catch_warnings(), no_init_weights() if "fused" in name else nullcontext():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, which the authors' package uses
+    with no_init_weights() if "fused" in name else nullcontext():
         model = MODELS[name]()
     with torch.no_grad():
         for p in model.parameters():

@@ -13,8 +13,6 @@ from kinds import HIDDEN, INPUT, Kind, both_ways, each_kind, every_kind, run, st
 from tools import close, masks
 
 BATCH = 3
-# torch warns itself, where it makes its decompositions.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
 def _x(time: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -38,6 +38,9 @@ def draw(cell: str, case: Case, dtype: torch.dtype) -> Drawn:
         inputs[3][2] = 1 + inputs[3][2].exp()
         inputs[3][1] = inputs[3][2] * inputs[3][1].tanh()
     dy, dstate = torch.randn(batch, time, width, generator=rng, dtype=wide), torch.randn_like(inputs[3])
+    if cell == "slstm" and dtype != wide:
+        # Rounding has a say in which of two nearly equal numbers is the largest, the unit of c, n and m.
+        dstate[1:] = 0
     inputs[0] = inputs[0].to(dtype)
     return Drawn(tuple(inputs), draw_masks(case, rng), (dy.to(dtype), dstate))
 

@@ -10,7 +10,6 @@ from recurra.ops import native
 from recurrences import NATIVE
 from tools import close
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 # Of each x: parts, blocks, outputs and inputs.
 SIZES = [
     [(1, 1, 1, 1)],

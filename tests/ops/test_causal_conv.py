@@ -19,7 +19,6 @@ from recurra.state import ConvState, ShiftState
 from recurrences import LAYOUTS, MASKS, NATIVE, Case, draw_masks
 from tools import close
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 REAL = (torch.float32, torch.float64, torch.bfloat16)
 TAPS = (1, 2, 3, 4, 7, 16, 17)
 

@@ -19,8 +19,7 @@ from recurra.ops.cell_forms import CELLS
 from tools import close
 
 PEERS: dict[str, Any] = {"gru": nn.GRU, "lstm": nn.LSTM}
-# torch's own forward mode calls what torch itself calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+
 every = pytest.mark.parametrize("cell", list(CELLS))
 
 

@@ -14,8 +14,7 @@ from recurrences import NATIVE, ROWS, Case, Drawn, compiled, draw, loop, plain
 from tools import close
 
 Function = Callable[..., Any]
-# torch's own forward mode calls what torch itself calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+
 FORMS = [plain, pytest.param(compiled, marks=NATIVE)]
 CASE = Case(time=3, width=2, masks="both", batch=2)
 

@@ -17,7 +17,6 @@ from recurra.state import LinearState
 from recurrences import LAYOUTS, NATIVE, Case, draw_masks
 from tools import close
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 module: Any = sys.modules["recurra.ops.diagonal"]  # the package's name of it is the function
 dplr: Any = sys.modules["recurra.ops.dplr"]
 

@@ -23,7 +23,6 @@ from recurra.ops.project import OP as PROJECT
 from recurrences import NATIVE
 from tools import close
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 REAL = (torch.float32, torch.float64, torch.bfloat16)
 
 

@@ -18,7 +18,6 @@ from recurra.ops import native
 from recurrences import NATIVE
 from tools import close
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 REAL = (torch.float32, torch.float64, torch.bfloat16)
 LEADING = st.one_of(
     st.integers(1, 17).map(lambda n: (n,)),

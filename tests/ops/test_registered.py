@@ -25,7 +25,6 @@ from recurra.ops.softmax import OP as SOFTMAX
 from recurrences import LAYOUTS, NATIVE, ROWS, Case, Drawn, draw
 from tools import close
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 CASES = [Case(5, 3, "none"), Case(5, 3, "both", True), Case(0, 2), Case(4, 17, "both", batch=0)]
 FULL = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 # Strides are promised for every layout of the inputs; the rest of opcheck takes a second each.

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recurra.bench.report import Row, need, record
+from recurra.bench.report import Row, record
 from recurra.bench.timing import Timing, interleave
+from recurra.extras import need
 from recurra.interop import accelerate
 
 VOCABULARY, PARAMETERS = 8192, 10_000_000

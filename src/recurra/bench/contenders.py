@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import recurra
 from recurra import ops
 from recurra.bench.baselines import MINGRU, MINLSTM, CellLoop
-from recurra.bench.report import need
+from recurra.extras import need
 
 
 class Project(nn.Linear):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from recurra.bench.contenders import Pass, Project, draw_input
 from recurra.bench.models import BATCH, BOTH, FORWARD, TIMES, Calls, Say, Size, times
 from recurra.bench.products import LINEAR, PROJECT, Products, matrices
-from recurra.bench.report import Row, need
+from recurra.bench.report import Row
 from recurra.bench.timing import Timing, interleave
+from recurra.extras import need
 from recurra.layers.slstm import heads_of
 from recurra.ops.cell import slstm
 

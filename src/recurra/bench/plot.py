@@ -6,7 +6,8 @@ from typing import Any
 
 from recurra.bench.baselines import MINGRU, MINLSTM
 from recurra.bench.contenders import GEMMS
-from recurra.bench.report import Row, need
+from recurra.bench.report import Row
+from recurra.extras import need
 
 COLOURS = {
     MINGRU: "tab:blue",

@@ -1,7 +1,6 @@
 """What a measurement leaves behind: rows as CSV, a printed table, and the record of how it was made."""
 
 import csv
-import importlib
 import io
 import json
 import os
@@ -19,14 +18,6 @@ import recurra
 from recurra.ops import native
 
 Row = dict[str, Any]
-
-
-def need(module: str, extra: str) -> Any:
-    """Import a module of an optional extra. Raises RuntimeError that names the extra where it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[{extra}]"') from e
 
 
 def progress(text: str) -> None:

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from recurra.bench.report import need
+from recurra.extras import need
 
 EMBED = 64
 

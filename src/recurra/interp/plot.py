@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recurra.bench.report import need
+from recurra.extras import need
 from recurra.interp.figures import Curves, Figure, Map, share
 
 __all__ = ["draw"]
@@ -20,7 +20,7 @@ _TEXTS = 80
 def draw(path: Path, figures: Sequence[Figure]) -> None:
     """One panel a figure, one below the other. Raises RuntimeError without matplotlib."""
     heights = [_CURVES if isinstance(f, Curves) else 1.2 + _ROW * len(f.rows) for f in figures]
-    picture = need("matplotlib.figure", "bench").Figure((_WIDTH, sum(heights)), layout="constrained")
+    picture = need("matplotlib.figure", "interp").Figure((_WIDTH, sum(heights)), layout="constrained")
     panels = picture.subplots(len(figures), height_ratios=heights, squeeze=False)[:, 0]
     for axes, figure in zip(panels, figures, strict=True):
         axes.set_title(figure.title, fontsize=10, parse_math=False)

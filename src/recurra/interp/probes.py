@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from recurra.bench.report import need
+from recurra.extras import need
 from recurra.interp.contrast import METHODS
 
 __all__ = ["PROBES", "Probe", "auroc"]

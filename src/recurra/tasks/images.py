@@ -16,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recurra.extras import need
 from recurra.models.cross_entropy import IGNORED
 from recurra.tasks.answers import Answered, Answers, judge
 from recurra.tasks.windows import order
@@ -161,10 +161,7 @@ def digits() -> Images:
 
     Raises RuntimeError where scikit-learn is missing.
     """
-    try:
-        data = import_module("sklearn.datasets").load_digits()
-    except ModuleNotFoundError as e:
-        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[bench]"') from e
+    data = need("sklearn.datasets", "bench").load_digits()
     pixels, labels = data.data.astype(np.uint8), data.target.astype(np.int64)
     return Images(pixels, labels, 16, 1437 - 1437 // 10, 1437, "scikit-learn's digits")
 

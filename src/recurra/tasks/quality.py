@@ -8,11 +8,11 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from statistics import fmean
 
 import numpy as np
 
+from recurra.extras import need
 from recurra.tasks.writing import repetition, words
 
 __all__ = ["Lines", "Measures", "by_quarter", "edits", "measured", "quality", "side_by_side"]
@@ -27,10 +27,7 @@ CONTENT = 4
 
 def measured(written: Lines, wanted: Lines) -> Measures:
     """BLEU and chrF of plain sentences, with their signatures. Raises RuntimeError without sacrebleu."""
-    try:
-        house = import_module("sacrebleu.metrics")
-    except ModuleNotFoundError as e:
-        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[translation]"') from e
+    house = need("sacrebleu.metrics", "translation")
     found = {}
     for name, metric in (("bleu", house.BLEU()), ("chrf", house.CHRF())):
         value = metric.corpus_score(list(written), [list(wanted)]).score

@@ -2,24 +2,16 @@
 
 import contextlib
 import dataclasses
-import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from recurra.blocks.stack import turn, whole_turns
+from recurra.extras import need
 from recurra.models.classic import CLASSIC
 from recurra.tasks.table import TASKS, parse
 
-__all__ = ["FIXED", "TrainConfig", "kind_of", "need", "read", "write"]
-
-
-def need(module: str, extra: str = "train") -> Any:
-    """Import a module that training needs. Raises RuntimeError that names the extra where it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as e:
-        raise RuntimeError(f'{e.name} is not installed: pip install "recurra[{extra}]"') from e
+__all__ = ["FIXED", "TrainConfig", "kind_of", "read", "write"]
 
 
 def choice(default: Any, help: str, at_least: float | None = None, among: tuple[str, ...] = ()) -> Any:  # noqa: A002
@@ -209,13 +201,14 @@ def _check(option: "dataclasses.Field[Any]", value: Any) -> None:
 def write(config: TrainConfig, path: Path) -> None:
     """Write every option as YAML: whole or not at all."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(need("yaml").safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+    text = need("yaml", "train").safe_dump(dataclasses.asdict(config), sort_keys=False)
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
 
 
 def read(path: Path) -> dict[str, Any]:
     """The options that a YAML file names. Raises ValueError, naming the file, where one of them is wrong."""
-    yaml = need("yaml")
+    yaml = need("yaml", "train")
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError:

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from recurra.extras import need
 from recurra.tasks.table import Task, name_of
 from recurra.train import checkpoint, shards
 from recurra.train.average import Average
 from recurra.train.checkpoint import Position
-from recurra.train.config import TrainConfig, need
+from recurra.train.config import TrainConfig
 from recurra.train.optimizer import rate
 from recurra.train.report import Report
 from recurra.train.step import Stepper
@@ -30,9 +31,9 @@ def launch(config: TrainConfig) -> Any:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     several = shards.strategy(config.devices) if config.strategy == "fsdp" else "ddp"
     strategy = several if config.devices > 1 else "auto"
-    wrong = need("lightning_fabric.utilities.exceptions").MisconfigurationException
+    wrong = need("lightning_fabric.utilities.exceptions", "train").MisconfigurationException
     try:
-        fabric = need("lightning_fabric").Fabric(
+        fabric = need("lightning_fabric", "train").Fabric(
             accelerator=config.device, devices=config.devices, strategy=strategy, precision=config.precision
         )
     except (wrong, RuntimeError) as e:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from recurra.extras import need
 from recurra.tasks.table import Task
-from recurra.train.config import TrainConfig, need
+from recurra.train.config import TrainConfig
 from recurra.train.metrics import Metrics, draw, rows, unit
 from recurra.train.progress import Line, clock
 
@@ -63,4 +64,4 @@ class Report:
 
 def _board(out: Path, step: int) -> Any:
     need("tensorboard", "tensorboard")
-    return need("torch.utils.tensorboard").SummaryWriter(out / "tensorboard", purge_step=step + 1)
+    return need("torch.utils.tensorboard", "train").SummaryWriter(out / "tensorboard", purge_step=step + 1)

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurra.train.config import need
+from recurra.extras import need
 
 __all__ = ["share", "strategy", "whole", "whole_model"]
 
 
 def strategy(devices: int) -> Any:
     """Fabric's strategy for it. Its other one, "fsdp", is for GPUs alone."""
-    kind = need("lightning_fabric.strategies").ModelParallelStrategy
+    kind = need("lightning_fabric.strategies", "train").ModelParallelStrategy
     return kind(_shard, data_parallel_size=devices, tensor_parallel_size=1)
 
 
 def _shard(model: Any, mesh: Any) -> nn.Module:
-    fsdp, rows = need("torch.distributed.fsdp"), mesh["data_parallel"]
+    fsdp, rows = need("torch.distributed.fsdp", "train"), mesh["data_parallel"]
     encoder = getattr(model, "encoder", None)
     for block in [*model.blocks, *(encoder.blocks if encoder else ())]:
         fsdp.fully_shard(block, mesh=rows)
@@ -44,7 +44,7 @@ def share(x: Tensor, like: Any) -> Tensor:
     """What this process holds of a whole tensor: its share where `like` is shared out, or all of it."""
     if not _shared(like):
         return x
-    distribute = need("torch.distributed.tensor").distribute_tensor
+    distribute = need("torch.distributed.tensor", "train").distribute_tensor
     mine: Tensor = distribute(x.to(like.device), like.device_mesh, like.placements)
     return mine
 
