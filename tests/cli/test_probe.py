@@ -54,7 +54,7 @@ def test_a_saved_model_and_what_is_to_be_read(command, saved, monkeypatch):
     words = ["--task", "additions:speaker=first", "--method", "crc", "--on", "layer", "--block", "1", *FEW]
     code, out, err = command("probe", saved / "model", *words, "--out", saved / "there")
     assert code == 0, err
-    assert 'recurra: no picture: matplotlib.figure is not installed: pip install "recurra[bench]"' in err
+    assert 'recurra: no picture: matplotlib.figure is not installed: pip install "recurra[interp]"' in err
     assert [line.split("|")[1:4] for line in out.splitlines()[2:4]] == [
         [" model ", "       ", "       "],
         [" crc   ", " layer ", " 1     "],
