@@ -108,6 +108,7 @@ class TransformerBlock(nn.Module):
         read, kept = config.queries * config.channels, 2 * config.pairs * config.channels
         self.qkv = Linear(width, read + kept, bias=config.qkv_bias)
         self.out = Linear(read, width, bias=config.out_bias)
+        self._heads_of = -1, config.pairs, config.channels
         self.mlp_norm = norm(width, eps) if config.mlp else None
         self.mlp = SwiGLU(width, config.hidden, config.mlp_bias) if config.mlp else None
 
@@ -156,7 +157,7 @@ class TransformerBlock(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """The queries of every key, the keys and the values, [..., G + 2, kv_heads, channels]."""
-        heads: Tensor = self.qkv(self.norm(x)).unflatten(-1, (-1, self.config.pairs, self.config.channels))
+        heads: Tensor = self.qkv(self.norm(x)).unflatten(-1, self._heads_of)
         return heads
 
     def _mix(self, x: Tensor, y: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def parameters(e: Experiment, found: Sequence[Found], title: str) -> Any:
 def state(e: Experiment, found: Sequence[Found], title: str) -> Any:
     """Final score against the numbers that a model remembers at the end of a sequence; a panel a task."""
     tasks = {f.run: f.run.config.task for f in found}
-    names = sorted(set(tasks.values()), key=list(tasks.values()).index)
+    names = dict.fromkeys(tasks.values())
     picture, panels = canvas(len(names), title)
     for axes, task in zip(panels, names, strict=True):
         _ends(axes, e, [f for f in found if tasks[f.run] == task], lambda result: float(result["state"]))
@@ -124,12 +124,7 @@ def _panels(e: Experiment, found: Sequence[Found], title: str, against: tuple[st
     return picture
 
 
-def _ends(
-    axes: Any,
-    e: Experiment,
-    found: Sequence[Found],
-    x: Callable[[dict[str, Any]], float],
-) -> None:
+def _ends(axes: Any, e: Experiment, found: Sequence[Found], x: Callable[[dict[str, Any]], float]) -> None:
     """A point for each setting of each model: means over seeds."""
     for row in e.rows:
         cells = [[f for f in found if (f.run.row, f.run.column) == (row, column)] for column in e.columns]
