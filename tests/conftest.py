@@ -19,6 +19,13 @@ if os.environ.get("RECURRA_ISA") == "none":
         native.available()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Workers must collect one order, and a set has another in every process."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        if isinstance(mark.args[1], set | frozenset):
+            raise TypeError(f"{metafunc.function.__name__} is parametrized by a set: sort it")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

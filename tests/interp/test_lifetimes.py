@@ -77,7 +77,7 @@ def test_gates_and_jacobians_measure_the_same(name: str) -> None:
         assert share == pytest.approx(float(by_gates), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", BY_JACOBIAN)
+@pytest.mark.parametrize("name", sorted(BY_JACOBIAN))
 def test_of_states_that_read_their_past(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build(name), drawn()
     for block, life in enumerate(lives(model, tokens)):
