@@ -41,6 +41,16 @@ def test_time_bounds_a_run(text, small, model, tmp_path):
     assert fit(model(config), text, config, tmp_path).seconds >= 0.3
 
 
+@pytest.mark.parametrize(("until", "steps"), [(2.0, 4), (1.99, 6), (None, 8)])
+def test_a_score_that_is_enough_ends_a_run(text, small, model, tmp_path, monkeypatch, until, steps):
+    losses = iter([3.0, 2.0, 1.5, 2.5])
+    monkeypatch.setattr(type(text), "score", lambda *_: next(losses))
+    config = small(steps=8, every=2, until=until)
+    assert fit(model(config), text, config, tmp_path).step == steps
+    assert fit(model(config), text, config, tmp_path).step == steps  # with nothing left to do
+    assert checkpoint.best(tmp_path).name == f"step-{min(steps, 6):08}"
+
+
 def _stepped(config, text, model, steps=3):
     trained = model(config)
     stepper = Stepper(trained, text, config, launch(config))

@@ -60,6 +60,7 @@ class TrainConfig:
     carry: bool = choice(False, "Carry the state from window to window (truncated back-propagation).")
     steps: int | None = choice(None, "Steps to train; without --minutes too: 1000.", at_least=1)
     minutes: float | None = choice(None, "Minutes to train, evaluations included.", at_least=0.001)
+    until: float | None = choice(None, "Held-out score that is enough: the run ends where it is met.")
     lr: float = choice(2e-3, "Peak learning rate.", at_least=0)
     warmup: int = choice(50, "Steps until the learning rate peaks; then a cosine to a tenth.", at_least=0)
     decay: float = choice(0.1, "Weight decay, but of gates, norms and biases.", at_least=0)

@@ -91,6 +91,8 @@ class _Loop:
         self.position = replace(self.position, step=self.position.step + 1, seconds=self._seconds())
         self.ended = self._done()
         score = self._evaluate() if self.ended or self.position.step % self.config.every == 0 else None
+        if score is not None:
+            self.ended = self.ended or self._done()
         self.report.add(
             {
                 "step": self.position.step,
@@ -109,8 +111,13 @@ class _Loop:
 
     def _done(self) -> bool:
         """Whether a bound is reached; the first process decides, as clocks differ."""
-        ended = self._spent() >= 1
+        ended = self._spent() >= 1 or self._enough()
         return bool(self.fabric.broadcast(ended)) if self.fabric.world_size > 1 else ended
+
+    def _enough(self) -> bool:
+        """Whether a score so far was as good as the options ask for."""
+        until, best = self.config.until, self.position.best_score
+        return until is not None and best is not None and not self.data.better(until, best)
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
