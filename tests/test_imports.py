@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "recurra"
 # A room may import itself and those before it; `recurra` is the front: what `import recurra` gives.
 ROOMS = (
     *("version", "extras", "state", "ops", "parts", "layers", "blocks", "models", "interop", "tasks"),
-    *("config", "recurra", "train", "bench", "papers", "interp", "export", "cli"),
+    *("config", "recurra", "train", "bench", "interp", "papers", "export", "cli"),
 )
 HOMES = {
     "tokenizers": ("models/", "interop/"),

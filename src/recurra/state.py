@@ -37,6 +37,7 @@ __all__ = [
     "apply",
     "concatenate",
     "detach",
+    "grows",
     "load",
     "save",
     "select",
@@ -217,6 +218,12 @@ def apply(f: Callable[..., Any], *states: S) -> S:
         return cast(S, f(*states))
     parts = [apply(f, *parts) for parts in zip(*cast(Any, states), strict=True)]
     return cast(S, type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts))
+
+
+def grows(state: Any) -> bool:
+    """Whether it is the state of attention, or has one in it."""
+    inner = isinstance(state, tuple | list) and any(map(grows, state))
+    return inner or isinstance(state, KVState)
 
 
 def detach(state: S) -> S:

@@ -30,7 +30,20 @@ def experiment():
         ),
         beside=("whole@*", "bleu@*"),
         figures=tuple(FIGURES),
+        studies=("lenses",),
     )
+
+
+def tables(score):
+    """What studies leave; the state of attention can't be read."""
+    block = {
+        "block": 0,
+        **{f"{name} {unit}": score for name in ("logit", "tuned") for unit in ("KL", "bits/byte")},
+    }
+    dose = {"behaviour": "markup", "on": "block", "multiplier": 1.0, "matching": score, "bits_per_byte": None}
+    model = {"probe": "model", "Bob hard": 0.1}
+    probes = [{"probe": "lda", "on": on, "block": 0, "Bob hard": score} for on in ("block", "state")]
+    return {"lenses": [block, {"block": "model"}], "doses": [dose], "probes": [model, *probes]}
 
 
 def made(run, score):
@@ -47,6 +60,7 @@ def made(run, score):
         "parameters": 1234,
         "state": 16,
         "samples": {"source": ["ein Hund"], "reference": ["a dog"], "written": [f"a dog of {run.seed}"]},
+        "tables": tables(score),
         "curve": {"step": [3, 5], "tokens": [60, 100], "seconds": [50.0, 90.0], "score": [0.1, score]},
         "machine": {
             "cpu": "a CPU",
@@ -95,6 +109,15 @@ def test_ours_stand_beside_the_published(written):
     assert table["S6"]["two, published"] == "7 (reported)"
     assert table["S6"]["one, small"] == ""
     assert "recurra train --task parity" in text
+
+
+def test_tables_of_studies_stand_beside_them(written):
+    text = (written / "report.md").read_text()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    head = ["model", "setting", "scale", "seed", "block", "logit KL"]
+    assert [*head, "logit bits/byte", "tuned KL", "tuned bits/byte"] in cells
+    assert ["minGRU", "two", "small", "1", "0", *["0.6"] * 4] in cells
+    assert ["LSTM", "one", "full", "0", "model", *[""] * 4] in cells
 
 
 def test_other_scores_and_sentences_stand_beside_them(written):

@@ -24,7 +24,7 @@ TINY = {
 }
 
 
-def experiment(**options):
+def experiment(before=None, **options):
     return Experiment(
         name="tiny",
         title="A tiny grid",
@@ -33,6 +33,7 @@ def experiment(**options):
         columns={"two": {}},
         scales={"small": Scale({**TINY, **options}, 2, {"minGRU": 0.1})},
         measure="accuracy@{context}",
+        before=before or {},
     )
 
 
@@ -61,6 +62,14 @@ def test_results_are_left_and_not_made_again(places):
     assert find(runs[0], places.results) == made
     other = grid(experiment(lr=0.5), "small", seeds=1)
     assert find(other[0], places.results) is None
+
+
+def test_a_run_may_begin_with_another(places):
+    runs = grid(experiment({"two": {"steps": 3}}), "small", seeds=1)
+    assert run_all(runs, places) == {}
+    folder = folder_of(runs[0], places.out)
+    assert [checkpoint.position(checkpoint.last(f)).step for f in (folder / "before", folder)] == [3, 6]
+    assert find(runs[0], places.results)["config"]["init"] == "before"
 
 
 def test_translations_are_counted_and_shown(places, tmp_path):

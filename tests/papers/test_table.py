@@ -66,6 +66,7 @@ def test_the_small_scale_fits_the_budget():
         name: sum(run.minutes for e in group for run in grid(e, "small")) for name, group in GROUPS.items()
     }
     assert minutes.pop("seq2seq") <= 3 * 60
+    assert minutes.pop("inside") <= 170
     assert sum(minutes.values()) <= 11 * 60
 
 

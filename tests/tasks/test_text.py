@@ -173,7 +173,20 @@ def test_a_set_in_parts(tmp_path, names):
     (tmp_path / "set" / names[2]).unlink()
     assert _split(tmp_path / "set", tmp_path) == [*texts[:2], ""]
     (tmp_path / "set" / "README").write_text("more")
-    assert "".join(_split(tmp_path / "set", tmp_path)[:2]) == "more" + "".join(texts[:2])
+    train, valid = _split(tmp_path / "set", tmp_path)[:2]
+    assert train == "more" + "".join(text[: len(text) - len(text) // 10] for text in texts[:2])
+    assert valid == "".join(text[len(text) - len(text) // 10 :] for text in texts[:2])
+
+
+def test_of_a_folder_the_end_of_each_file_is_held_out(tmp_path):
+    """So that all that there is to learn is also judged, however the files are called."""
+    (tmp_path / "set").mkdir()
+    for name, letter, size in (("a", "a", 57), ("b", "b", 9), ("c", "c", 100)):
+        (tmp_path / "set" / name).write_text(letter * size)
+    assert _split(tmp_path / "set", tmp_path)[:2] == ["a" * 52 + "b" * 9 + "c" * 90, "a" * 5 + "c" * 10]
+    for name in "ac":
+        (tmp_path / "set" / name).write_text("dd")
+    assert _split(tmp_path / "set", tmp_path)[:2] == ["dd" + "b" * 9, "dd"]
 
 
 @pytest.mark.parametrize("name", ["enwik8", "text8", "enwik8.bz2", "text8.zip", "folder"])
@@ -220,6 +233,16 @@ def test_a_model_is_judged_by_what_there_is_to_test_on(tmp_path):
         "bits_per_byte@9",
         "bits_per_byte@whole",
     ]
+
+
+def test_attention_does_not_read_a_long_text_as_a_whole(file, tmp_path, monkeypatch):
+    from recurra.models import language_model  # noqa: PLC0415
+
+    text = prepare(str(file), tmp_path / "text")
+    monkeypatch.setattr("recurra.tasks.text.LONGEST", len(text.valid) - 1)
+    for kind, named in (("mingru", ["8", "whole"]), ("transformer", ["8"])):
+        scores = text.scores(language_model(kind, 256, 4, 1).eval(), 8)
+        assert list(scores) == [f"bits_per_byte@{name}" for name in named]
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zip"])

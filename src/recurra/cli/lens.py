@@ -1,6 +1,6 @@
 """`recurra lens`: what each block of a trained model would predict, and what its state alone does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,16 +9,15 @@ import torch
 import typer
 from torch import Tensor
 
-from recurra.bench.report import Row, markdown, record, write_record, write_rows
+from recurra.bench.report import markdown, record, write_record, write_rows
 from recurra.cli.generate import Run, writer
 from recurra.cli.page import leave
-from recurra.interp import pages
+from recurra.interp import depths, pages
 from recurra.interp.lens import Lens, LogitLens, StateLens, TunedLens, save_lens
-from recurra.interp.tuning import PAPER, QUICK, Recipe, by_depth, fit, trajectory
+from recurra.interp.tuning import PAPER, QUICK, Recipe, fit, trajectory
 from recurra.models import SequenceModel
 from recurra.tasks.losses import device_of
 from recurra.tasks.text import Text, read
-from recurra.tasks.windows import Windows, gather
 from recurra.train.progress import Line
 
 COLUMNS = ("block", "logit bits/byte", "tuned bits/byte", "logit KL", "tuned KL")
@@ -52,16 +51,16 @@ def lens(
     train, held, ratio = _text(run, model, file)
     context = min(recipe.context, len(held) - 1, len(train) - 1)
     recipe = recipe._replace(context=context)
-    feed = _feed(model, train, recipe)
+    batch = depths.feed(model, train, recipe)
     lenses: dict[str, Lens] = {"logit": LogitLens(model), "tuned": TunedLens(model)}
     if state:
         lenses["state"] = StateLens(model, min(16, context))
     folder.mkdir(parents=True, exist_ok=True)
     for name, one in lenses.items():
         if name != "logit":
-            _train(name, one, feed, recipe)
+            _train(name, one, batch, recipe)
             save_lens(one, folder / f"{name}.safetensors")
-    rows = _rows(lenses, lambda: _batches(model, held, context, windows), ratio)
+    rows = depths.rows(lenses, lambda: depths.held_out(model, held, context, windows), ratio)
     columns = COLUMNS + STATE_COLUMNS * state
     write_rows(folder / "depth.csv", columns, rows)
     write_record(folder / "depth.json", record(torch.get_num_threads()) | {"recipe": recipe._asdict()})
@@ -84,39 +83,11 @@ def _text(run: Path, model: SequenceModel, file: str | None) -> tuple[Any, Any, 
     return text.valid[:cut], text.valid[cut:], text.bytes_per_token
 
 
-def _feed(model: SequenceModel, tokens: Any, recipe: Recipe) -> Callable[[int], Tensor]:
-    """The tokens of a step."""
-    order = Windows(len(tokens), recipe.context, recipe.rows, seed=0)
-    return lambda step: gather(tokens, order.starts(step), recipe.context)[:, :-1].to(device_of(model))
-
-
-def _train(name: str, one: Lens, feed: Callable[[int], Tensor], recipe: Recipe) -> None:
+def _train(name: str, one: Lens, batch: Callable[[int], Tensor], recipe: Recipe) -> None:
     line = Line()
 
     def told(step: int, nats: float) -> None:
         line.show(f"{name} lens, step {step}/{recipe.steps}: KL {nats:.4f} nats")
 
-    fit(one, feed, recipe, told)
+    fit(one, batch, recipe, told)
     line.keep(f"{name} lens, {recipe.steps} steps")
-
-
-def _batches(model: SequenceModel, tokens: Any, context: int, limit: int) -> Iterator[Tensor]:
-    """Held-out sequences of context + 1, spread over the text."""
-    count = (len(tokens) - 1) // context
-    chosen = np.linspace(0, count - 1, min(limit, count)).astype(np.int64)
-    rows = max(1, 8192 // context)
-    for begin in range(0, len(chosen), rows):
-        yield gather(tokens, chosen[begin : begin + rows] * context, context).to(device_of(model))
-
-
-def _rows(lenses: dict[str, Lens], batches: Callable[[], Iterator[Tensor]], ratio: float) -> list[Row]:
-    """A row a block, the model's own last."""
-    rows: dict[Any, Row] = {}
-    for name, one in lenses.items():
-        *depths, model = by_depth(one, batches(), ratio)
-        for depth in depths:
-            said = {f"{name} bits/byte": depth.bits_per_byte, f"{name} KL": depth.kl}
-            rows[depth.block] = rows.get(depth.block, {"block": depth.block}) | said
-        own = {f"{name} bits/byte": model.bits_per_byte, f"{name} KL": model.kl}
-        rows["model"] = rows.pop("model", {"block": "model"}) | own
-    return list(rows.values())

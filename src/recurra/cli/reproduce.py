@@ -75,9 +75,12 @@ def _show(e: Experiment, scale: str, results: Path) -> None:
     columns = ("model", e.name, "width", "depth", "parameters", "minutes", "seeds", "done")
     print(markdown(columns, [dict(zip(columns, _shown(run, results), strict=True)) for run in runs]))
     chosen = e.scales[scale]
-    for told in ({"all": chosen.options}, e.columns, e.rows, chosen.rows):
+    first = {f"{column}, trained first": options for column, options in e.before.items()}
+    for told in ({"all": chosen.options}, e.columns, first, e.rows, chosen.rows):
         for key, options in told.items():
             print(f"{key}:", shlex.join(word for option in options.items() for word in typed(*option)))
+    if e.studies:
+        print("studies:", ", ".join(e.studies))
     for p in e.published:
         print(f"published: {p.row}, {p.column}: {p.says}, {e.unit}")
 

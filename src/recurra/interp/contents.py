@@ -8,7 +8,7 @@ from torch import Tensor
 from recurra.interp.subject import State, Subject
 from recurra.state import KVState, OuterState, SLSTMState, SoftmaxState, apply
 
-__all__ = ["contents", "grows", "moved"]
+__all__ = ["contents", "moved"]
 
 # Of e^-max; beyond it a matrix is as good as empty, and fp32 ends.
 _LARGEST = 60.0
@@ -40,12 +40,6 @@ def _parts(state: Any) -> list[tuple[Tensor, Tensor]]:
         counts = not (state.is_floating_point() or state.is_complex())
         return [] if counts else [(state, torch.ones((), device=state.device))]
     return [part for inner in state for part in _parts(inner)]
-
-
-def grows(state: Any) -> bool:
-    """Whether a state, as `Subject.named` gives it, is one of attention, or has one in it."""
-    inner = isinstance(state, tuple | list) and any(map(grows, state))
-    return inner or isinstance(state, KVState)
 
 
 def _real(x: Tensor) -> Tensor:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from recurra.interp.contents import grows
 from recurra.interp.pairs import Pair
 from recurra.interp.places import subject
 from recurra.interp.steering import steer
 from recurra.interp.subject import Place, State, Subject
 from recurra.models.generate import Sampler
-from recurra.state import concatenate
+from recurra.state import concatenate, grows
 
 __all__ = ["MULTIPLIERS", "Answers", "Dose", "Writing", "answers", "change", "sweep"]
 

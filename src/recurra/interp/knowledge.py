@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recurra.interp.contents import grows
 from recurra.interp.places import record, subject
 from recurra.interp.probes import PROBES, auroc
 from recurra.interp.states import sketched, vector
 from recurra.interp.subject import Place, State, Subject
+from recurra.state import grows
 from recurra.tasks.quirky.common import NO, YES, Statements
 
 __all__ = ["Elicited", "Found", "Reading", "chosen", "disputed", "elicit", "read_statements", "readable"]

@@ -65,7 +65,9 @@ class Experiment:
     reference: the row that sets the parameters of a column; the widths of all others follow from it. None:
     the widths are as written, and `note` says what that compares. measure: which of the task's scores is
     printed, in `unit` once multiplied by `factor`. beside: further tables, each of the scores whose names
-    fit a pattern such as `bleu@length*`. figures: of `papers.figures`.
+    fit a pattern such as `bleu@length*`. figures: of `papers.figures`. studies: of `papers.studies`, what is
+    done to each trained model; each adds scores and a table of its name. before: by column, what is told
+    otherwise to a run that is trained first, with whose best weights the column's own begins.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Experiment:
     published: tuple[Published, ...] = ()
     beside: tuple[str, ...] = ()
     figures: tuple[str, ...] = ("curve",)
+    studies: tuple[str, ...] = ()
+    before: Mapping[str, Options] = field(default_factory=dict)
     note: str = ""
 
 
@@ -103,6 +107,11 @@ class Run(NamedTuple):
         return {**found, "seed": self.seed}
 
     @property
+    def before(self) -> Options | None:
+        """What the run that it begins with is told otherwise; None where it begins anew."""
+        return self.experiment.before.get(self.column)
+
+    @property
     def config(self) -> TrainConfig:
         """The same, as training takes it. Raises ValueError, naming the option, where one is wrong."""
         return TrainConfig(**self.options)
@@ -121,7 +130,10 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """Of its folder and its result; runs of other options have other names."""
-        kept = json.dumps({**self.options, "seed": None}, sort_keys=True)
+        told = {**self.options, "seed": None}
+        if self.before is not None:
+            told["before"] = self.before
+        kept = json.dumps(told, sort_keys=True)
         words = "-".join((self.row, self.column)).lower()
         plain = "".join(c if c.isalnum() or c in "-." else "_" for c in words)
         return f"{plain}-{hashlib.sha256(kept.encode()).hexdigest()[:6]}-{self.seed}"

@@ -7,7 +7,9 @@ from typing import Any
 
 from recurra.bench.plot import canvas
 from recurra.papers.experiment import SCALES, Experiment
+from recurra.papers.panels import label
 from recurra.papers.results import Found
+from recurra.papers.study_figures import depth, doses, probes
 
 __all__ = ["FIGURES", "draw"]
 
@@ -42,7 +44,7 @@ def length(e: Experiment, found: Sequence[Found], title: str) -> Any:
     for axes, column in zip(panels, columns, strict=True):
         for row, results in _rows(e, found, column):
             _line(axes, row, [_lengths(result["scores"]) for result in results])
-        _name(axes, column, "length", "scaled accuracy")
+        label(axes, column, "length", "scaled accuracy")
         axes.set_ylim(-0.1, 1.05)
         axes.axvline(found[0].run.config.context, linestyle=":", color="gray")
     return picture
@@ -55,9 +57,9 @@ def parameters(e: Experiment, found: Sequence[Found], title: str) -> Any:
         ("parameters", lambda result: float(result["parameters"])),
         ("minutes of training", lambda result: result["seconds"] / 60),
     )
-    for axes, (label, x) in zip(panels, ends, strict=True):
+    for axes, (said, x) in zip(panels, ends, strict=True):
         _ends(axes, e, found, x)
-        _name(axes, "", label, e.unit)
+        label(axes, "", said, e.unit)
         axes.set_xscale("log")
     return picture
 
@@ -69,7 +71,7 @@ def state(e: Experiment, found: Sequence[Found], title: str) -> Any:
     picture, panels = canvas(len(names), title)
     for axes, task in zip(panels, names, strict=True):
         _ends(axes, e, [f for f in found if tasks[f.run] == task], lambda result: float(result["state"]))
-        _name(axes, task, "numbers in the state", e.unit)
+        label(axes, task, "numbers in the state", e.unit)
         axes.set_xscale("log")
     return picture
 
@@ -81,7 +83,7 @@ def settings(e: Experiment, found: Sequence[Found], title: str) -> Any:
     for axes, share in zip(panels, ("accuracy", "whole"), strict=True):
         for row, seeds in _by_seed(e, found).items():
             _line(axes, row, [_shares(cells, columns, share) for cells in seeds])
-        _name(axes, "", "", f"% right, {'all of a sequence' if share == 'whole' else 'each answer'}")
+        label(axes, "", "", f"% right, {'all of a sequence' if share == 'whole' else 'each answer'}")
         axes.set_xticks(range(len(columns)), columns)
     return picture
 
@@ -97,7 +99,7 @@ def parts(e: Experiment, found: Sequence[Found], title: str) -> Any:
                 cut = [{k: v for k, v in r["scores"].items() if k.startswith(start)} for r in results]
                 names = [name.removeprefix(start) for name in cut[0]]
                 _line(axes, row, [list(enumerate(values.values())) for values in cut])
-        _name(axes, "", said, "BLEU")
+        label(axes, "", said, "BLEU")
         axes.set_xticks(range(len(names)), names)
     return picture
 
@@ -110,6 +112,9 @@ FIGURES: dict[str, Callable[[Experiment, Sequence[Found], str], Any]] = {
     "state": state,
     "settings": settings,
     "parts": parts,
+    "depth": depth,
+    "doses": doses,
+    "probes": probes,
 }
 
 
@@ -120,7 +125,7 @@ def _panels(e: Experiment, found: Sequence[Found], title: str, against: tuple[st
         for row, results in _rows(e, found, column):
             curves = [result["curve"] for result in results]
             _line(axes, row, [[*zip(c[x], (e.factor * v for v in c["score"]), strict=True)] for c in curves])
-        _name(axes, column, x, e.unit)
+        label(axes, column, x, e.unit)
     return picture
 
 
@@ -180,11 +185,3 @@ def _line(axes: Any, name: str, seeds: Sequence[Points]) -> None:
     drawn = axes.plot(lines[0][0], [mean(v) for v in zip(*(y for _, y in lines), strict=False)], label=name)
     for x, y in lines if len(lines) > 1 else ():
         axes.plot(x, y, color=drawn[0].get_color(), linewidth=0.5, alpha=0.6)
-
-
-def _name(axes: Any, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)

@@ -47,6 +47,7 @@ def _section(e: Experiment, found: list[Found], results: Path) -> Iterator[Part]
     yield f"{e.paper}. {e.note} In {e.unit}, {'lower' if e.lower else 'higher'} is better. `{e.name}`"
     yield _scores(e, found)
     yield from _beside(e, found)
+    yield from _studied(e, found)
     if not any(run.scale == "full" for run, _ in found):
         yield f"Full scale: {NOT_RUN} (`recurra reproduce run {e.name} --scale full`)."
     if found:
@@ -95,6 +96,19 @@ def _beside(e: Experiment, found: list[Found]) -> Iterator[Table]:
             rows += [{"model": row, "setting": column, "scale": scale, **values}] if values else []
         if rows:
             yield Table(["model", "setting", "scale", *scores], rows)
+
+
+def _studied(e: Experiment, found: list[Found]) -> Iterator[Part]:
+    """What each study printed of each model."""
+    for name in e.studies:
+        rows = [
+            {"model": run.row, "setting": run.column, "scale": run.scale, "seed": run.seed, **row}
+            for run, result in found
+            for row in result["tables"][name]
+        ]
+        if rows:
+            yield f"{name.capitalize()}:"
+            yield Table(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
 def _sheet(e: Experiment, found: list[Found], results: Path) -> Path | None:

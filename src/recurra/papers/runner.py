@@ -82,6 +82,8 @@ class Runner:
         about = {"experiment": run.experiment.name, "scale": run.scale, "row": run.row, "column": run.column}
         plan = {
             "options": self.plans[run],
+            "before": run.before,
+            "studies": run.experiment.studies,
             "about": {**about, "seed": run.seed},
             "folder": str(folder),
             "result": str(path_of(run, self.places.results)),

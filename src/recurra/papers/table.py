@@ -1,6 +1,6 @@
 """Every experiment: the command line, the report and the tests read this table."""
 
-from recurra.papers import own, seq2seq, were_rnns, xlstm
+from recurra.papers import inside, own, seq2seq, were_rnns, xlstm
 from recurra.papers.experiment import Experiment
 
 __all__ = ["EXPERIMENTS", "GROUPS"]
@@ -11,5 +11,6 @@ GROUPS: dict[str, tuple[Experiment, ...]] = {
     "xlstm": xlstm.EXPERIMENTS,
     "seq2seq": seq2seq.EXPERIMENTS,
     "own": own.EXPERIMENTS,
+    "inside": inside.EXPERIMENTS,
 }
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for group in GROUPS.values() for e in group}

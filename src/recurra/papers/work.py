@@ -19,6 +19,7 @@ import torch
 from recurra.bench.report import record
 from recurra.models import SequenceToSequence, load
 from recurra.papers.results import Result, write
+from recurra.papers.studies import STUDIES
 from recurra.tasks.table import Task
 from recurra.tasks.translation import Translation
 from recurra.train import checkpoint
@@ -30,18 +31,36 @@ from recurra.train.run import prepare, train
 __all__ = ["command", "result", "typed", "work"]
 
 METRICS = "metrics.csv"
+# Folder of the run that another begins with, in that one's.
+BEFORE = "before"
 # The exit code of a run that another process is at.
 BUSY = 3
 
 
-def work(options: dict[str, Any], about: Result, folder: Path, threads: int) -> Result:
-    """Train to the end, from where the folder is, and judge the best checkpoint."""
+def work(plan: Result) -> Result:
+    """Train to the end, from where the folder is, judge the best checkpoint, and study it."""
+    options, threads, folder = plan["options"], plan["threads"], Path(plan["folder"])
     torch.set_num_threads(threads)
-    run = prepare(options, folder)
+    before = None if plan["before"] is None else {**options, **plan["before"]}
+    run = prepare({**options, **_first(before, folder / BEFORE)}, folder)
     fabric = launch(run.config)
     _, data = train(run, fabric)
     model = load(checkpoint.best(folder)).to(fabric.device)
-    return {**about, **result(run.config, data, model, folder), "machine": machine(options, threads)}
+    made = result(run.config, data, model, folder)
+    for name in plan["studies"]:
+        scores, tables = STUDIES[name](model, data, run.config)
+        made["scores"] |= {key: round(value, 6) for key, value in scores.items()}
+        made["tables"] = {**made.get("tables", {}), **tables}
+    return {**plan["about"], **made, "machine": machine(options, before, threads)}
+
+
+def _first(options: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """Train the run that another begins with, or find it done; what that other one is told of it."""
+    if options is None:
+        return {}
+    run = prepare(options, folder)
+    train(run, launch(run.config))
+    return {"init": str(folder)}
 
 
 def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
@@ -51,7 +70,7 @@ def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
     each = config.batch * config.accumulate * _steps(config, data)
     return {
         "scores": {name: round(value, 6) for name, value in data.scores(model, config.context).items()},
-        "config": {**asdict(config), "source": config.source and Path(config.source).name},
+        "config": {**asdict(config), **_names(config)},
         "best": {"step": end.best_step, data.metric: end.best_score},
         "steps": end.step,
         "tokens": round(end.step * each),
@@ -63,9 +82,18 @@ def result(config: TrainConfig, data: Task, model: Any, folder: Path) -> Result:
     }
 
 
-def machine(options: dict[str, Any], threads: int) -> dict[str, Any]:
+def _names(config: TrainConfig) -> dict[str, str | None]:
+    """Of files and folders the names alone."""
+    given = {"source": config.source, "init": config.init}
+    return {name: path and Path(path).name for name, path in given.items()}
+
+
+def machine(options: dict[str, Any], before: dict[str, Any] | None, threads: int) -> dict[str, Any]:
     """Where it was made, and the command that makes the same run alone."""
-    return {**record(threads), "command": command(options)}
+    words = command(options)
+    if before:
+        words = f"{command(before)} --out {BEFORE} && {words} --init {BEFORE}"
+    return {**record(threads), "command": words}
 
 
 def command(options: dict[str, Any]) -> str:
@@ -148,10 +176,8 @@ def _end_with_parent() -> None:
 def _main(words: list[str]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     plan = json.loads(words[0])
-    folder = Path(plan["folder"])
-    with _alone(folder):
-        made = work(plan["options"], plan["about"], folder, plan["threads"])
-        write(Path(plan["result"]), made)
+    with _alone(Path(plan["folder"])):
+        write(Path(plan["result"]), work(plan))
 
 
 if __name__ == "__main__":

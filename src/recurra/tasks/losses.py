@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recurra.state import grows
 from recurra.tasks.windows import gather
 
-__all__ = ["CHUNK", "bits", "device_of", "text_loss", "windows_loss"]
+__all__ = ["CHUNK", "attends", "bits", "device_of", "text_loss", "windows_loss"]
 
 # Tokens that are read at a time.
 CHUNK = 4096
@@ -44,6 +45,13 @@ def text_loss(model: Any, tokens: NDArray[Any]) -> float:
         loss, state = model.loss(window[:, :-1], window[:, 1:], state=state)
         nats += loss.item() * length
     return nats / (len(tokens) - 1)
+
+
+@torch.no_grad()
+def attends(model: Any) -> bool:
+    """Whether what a model of tokens carries grows with what it has read."""
+    _, state = model(torch.zeros(1, 1, dtype=torch.int64, device=device_of(model)))
+    return grows(state)
 
 
 def device_of(model: Any) -> torch.device:

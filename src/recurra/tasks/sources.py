@@ -30,8 +30,8 @@ DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 class Source:
     """Files to train on, to validate on and to test on.
 
-    shares: the hundredths at the end of the files to train on that are held out where there is none to
-    validate on; then the last of all, to test on.
+    shares: the hundredths at the end of each file to train on that are held out where there is none to
+    validate on; then, of a single file, the last of all, to test on.
     """
 
     name: str
@@ -45,7 +45,7 @@ def find(source: str | None) -> Source:
     """The files of a file, a folder or, for None, of Python's own library (every tenth file held out).
 
     A folder of one file to train on, to validate on and perhaps to test on is taken so, by their names; of
-    enwik8 and text8, packed or not, the field's shares are held out. All else is one text.
+    enwik8 and text8, packed or not, the field's shares are held out; of any other file its last tenth.
     Raises FileNotFoundError for what is not there, ValueError for a folder without text.
     """
     if source is None:

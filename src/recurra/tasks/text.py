@@ -23,7 +23,7 @@ from recurra.models.vocabulary import (
     Vocabulary,
     load_vocabulary,
 )
-from recurra.tasks.losses import bits, text_loss, windows_loss
+from recurra.tasks.losses import attends, bits, text_loss, windows_loss
 from recurra.tasks.sources import PACKED, Source, find, pieces
 from recurra.tasks.windows import Reading, Streams, Windows
 
@@ -33,6 +33,8 @@ Tokens = NDArray[np.unsignedinteger[Any]]
 
 # Tokens at a time.
 PIECE = 1 << 20
+# Beyond so many tokens no attention reads a text as a whole: the time of that is quadratic.
+LONGEST = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,12 @@ class Text:
         ]
 
     def _losses(self, model: Any, contexts: Sequence[int]) -> dict[str, float]:
-        """Nats per token on fresh windows of each length, no longer than the text, and over the whole."""
+        """Nats per token on fresh windows of each length, no longer than the text, and over the whole; with
+        attention not over the whole of a long one."""
         windows = {min(context, len(self._judged) - 1) for context in contexts}
         fresh = {str(n): windows_loss(model, self._judged, n) for n in sorted(windows)}
+        if len(self._judged) > LONGEST and attends(model):
+            return fresh
         return {**fresh, "whole": text_loss(model, self._judged)}
 
     @property
@@ -221,11 +226,17 @@ def _dtype(vocabulary: Vocabulary) -> np.dtype[Any]:
 
 def _write(source: Source, vocabulary: Vocabulary, folder: Path) -> None:
     """tokens.bin, text.json and the vocabulary."""
-    path, parts = folder / "tokens.bin", (source.train, source.valid, source.test)
-    counts = [_append(path, encode(files, vocabulary)) for files in parts]
-    split, end = _cut(source, *counts[:2])
+    path = folder / "tokens.bin"
+    lengths = [_append(path, encode([file], vocabulary)) for file in source.train]
+    valid, test = (_append(path, encode(files, vocabulary)) for files in (source.valid, source.test))
+    if len(lengths) > 1 and not source.valid:
+        split = _set_apart(path, _dtype(vocabulary), lengths, source.shares[0])
+        end = sum(lengths)
+    else:
+        split, end = _cut(source, sum(lengths), valid)
     if split < 2:
-        raise ValueError(f"{source.name} holds only {sum(counts)} token(s), too few to learn from")
+        count = sum(lengths) + valid + test
+        raise ValueError(f"{source.name} holds only {count} token(s), too few to learn from")
     tokens = np.memmap(path, _dtype(vocabulary), mode="r")
     about = {
         "source": source.name,
@@ -246,6 +257,22 @@ def _cut(source: Source, train: int, valid: int) -> tuple[int, int]:
     share, test = source.shares
     end = train - train * test // 100
     return end - max(train * share // 100, 2), end
+
+
+def _set_apart(path: Path, dtype: np.dtype[Any], lengths: Sequence[int], share: int) -> int:
+    """Put the last hundredths of each text behind all the rest: where they begin."""
+    tokens, draft = np.memmap(path, dtype, mode="r"), path.with_name("draft.bin")
+    ends = np.cumsum(lengths).tolist()
+    cuts = [end - length * share // 100 for end, length in zip(ends, lengths, strict=True)]
+    with draft.open("wb") as f:
+        for begin, end in (*zip([0, *ends], cuts, strict=False), *zip(cuts, ends, strict=True)):
+            f.write(tokens[begin:end].data)
+        f.flush()
+        os.fsync(f.fileno())
+    del tokens  # Windows replaces no file that is mapped
+    draft.replace(path)
+    heads: int = sum(cuts) - sum(ends[:-1])
+    return min(sum(lengths) - 2, heads)
 
 
 def _append(path: Path, parts: Iterator[Tokens]) -> int:
