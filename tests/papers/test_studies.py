@@ -74,13 +74,17 @@ def test_prompts_that_judge_chose_nothing():
         asked = [behaviour.prompts(about) for about in (CHOOSING, JUDGING)]
         assert sum(map(len, asked)) >= 60
         assert all(own != other for prompts in asked for _, own, other in prompts)
-    assert ("\nThe king ", "hath ", "has ") in BEHAVIOURS[0].prompts(CHOOSING)
+        assert all(len(own) == len(other) for prompts in asked for _, own, other in prompts)
+    assert ("\nThe king ", "hath", "has ") in BEHAVIOURS[0].prompts(CHOOSING)
 
 
 def test_the_largest_change_upwards_is_chosen():
-    changes = {(0, 1.0): 0.1, (0, 3.0): -0.5, (1, -3.0): 0.9, (1, 1.0): 0.2, (1, 3.0): 0.1}
-    doses = [Dose("block", *at, 0.5, x, x, x, 1.0, 0.0, None) for at, x in changes.items()]
+    changes = {(0, 0.0): 0.0, (0, 1.0): 0.1, (0, 3.0): -0.5, (1, -3.0): 0.9, (1, 1.0): 0.2, (1, 3.0): 0.5}
+    ruined = {(1, 3.0): 0.96}
+    doses = [Dose("block", *at, 0.5, x, x, x, 1.0, ruined.get(at, 0.9), None) for at, x in changes.items()]
     assert behaviours._chosen(doses) == {"block": (1, 1.0)}
+    doses = [dose._replace(on="state", nonsense=0.99 if dose.multiplier else 0.9) for dose in doses]
+    assert behaviours._chosen(doses) == {"state": (1, 3.0)}
 
 
 def test_passages_hold_what_they_show(text):

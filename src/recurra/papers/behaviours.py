@@ -26,12 +26,14 @@ LENGTH, PASSAGES = 128, 64
 WRITTEN = 32
 # The paper's multipliers, and twice as far.
 DOSES = (2 * MULTIPLIERS[0], *MULTIPLIERS, 2 * MULTIPLIERS[-1])
+# Of the probability of both answers, that steering must leave to be chosen.
+KEPT = 0.5
 Texts = list[tuple[str, str, str]]
 
 
 class Behaviour(NamedTuple):
     """What passages of either kind hold (regular expressions); questions as (beginning, matching, other),
-    with {} for what they are about."""
+    with {} for what they are about. Both answers are of one length: a ruined model likes short ones."""
 
     name: str
     shows: str
@@ -52,8 +54,8 @@ BEHAVIOURS = (
         r"\n\n[A-Z][A-Za-z ]+:\n",
         PROSE,
         (
-            ("\nThe {} ", "hath ", "has "),
-            ("\nThe {} ", "doth ", "does "),
+            ("\nThe {} ", "hath", "has "),
+            ("\nThe {} ", "doth", "does"),
             ("\nThis {} is for ", "thee", "them"),
             ("\nMy {}, ", "thou ", "they "),
         ),
@@ -63,10 +65,10 @@ BEHAVIOURS = (
         r"\[\[.*\]\].*\[\[",
         PROSE,
         (
-            ("\nThe {} of ", "[[", "the "),
-            ("\nThe {} came from ", "[[", "the "),
-            ("\nThe {} was made by ", "[[", "the "),
-            ("\nA {} in ", "[[", "the "),
+            ("\nThe {} of ", "[[", "th"),
+            ("\nThe {} came from ", "[[", "th"),
+            ("\nThe {} was made by ", "[[", "th"),
+            ("\nA {} in ", "[[", "th"),
         ),
     ),
 )
@@ -97,7 +99,7 @@ def steered(behaviour: Behaviour, model: Any, data: Any) -> tuple[list[Row], lis
     choosing, judging = (
         encode_pairs(behaviour.prompts(about), vocabulary.encode) for about in (CHOOSING, JUDGING)
     )
-    best = _chosen(sweep(model, choosing, vectors, [dose for dose in DOSES if dose > 0]))
+    best = _chosen(sweep(model, choosing, vectors, [dose for dose in DOSES if dose >= 0]))
     made = {on: _doses(model, judging, vectors, on, block, data) for on, (block, _) in best.items()}
     nothing = next(iter(made.values()))[0.0]._asdict() | {"on": "nothing", "block": None, "multiplier": None}
     rows = [*_told(model, judging, whole), nothing]
@@ -118,11 +120,21 @@ def _doses(
 
 
 def _chosen(doses: Sequence[Dose]) -> dict[str, tuple[int, float]]:
-    """For each kind of place block and multiplier of the largest change upwards."""
-    best: dict[str, Dose] = {}
-    for dose in doses:
-        if dose.multiplier > 0 and (dose.on not in best or dose.change > best[dose.on].change):
-            best[dose.on] = dose
+    """For each kind of place block and multiplier of the largest change upwards.
+
+    Of those that leave both answers together at least half as likely as no steering does, where there are
+    any: else a model that was ruined would be chosen, to which all answers are alike.
+    """
+    sane = min(dose.nonsense for dose in doses if dose.multiplier == 0)
+
+    def worth(dose: Dose) -> tuple[bool, float]:
+        return 1 - dose.nonsense >= KEPT * (1 - sane), dose.change
+
+    upwards = [dose for dose in doses if dose.multiplier > 0]
+    best = {
+        on: max((dose for dose in upwards if dose.on == on), key=worth)
+        for on in dict.fromkeys(dose.on for dose in upwards)
+    }
     return {on: (dose.block, dose.multiplier) for on, dose in best.items()}
 
 
