@@ -259,6 +259,18 @@ struct Product {
   float* scratch;     // depth x min(columns rounded up to 32, 512), or depth x 32 where b_column is 1
 };
 
+// y = W x for blocks of four channels: of `parts` matrices each, whose outputs lie side by side.
+constexpr i64 kFoursRows = 64;  // that one sum of gradients of the weights is over
+
+struct Fours {
+  i64 dtype, threads, rows, blocks, parts;
+  Rows x;              // [rows, 4 blocks]
+  void* weight;        // [parts, blocks, 4, 4], like x
+  Rows y;              // [rows, parts * 4 blocks]; the backward pass reads its gradient in it
+  Rows dx;             // from here on: backward only
+  void* dweight;       // [rows / kFoursRows rounded up, parts, blocks, 4, 4] in the state's dtype: summed by the caller
+};
+
 // One step. Entries are the old ones and then the new ones; the newest comes behind those.
 struct Attention {
   i64 dtype, threads, batch, heads, channels, old, fresh, room, window;  // window 0: none
@@ -321,6 +333,7 @@ struct Kernels {
   void (*attention)(const Attention&);
   void (*cross_attention)(const CrossAttention&);
   void (*outer)(const Outer&, bool forward);
+  void (*fours)(const Fours&, bool forward);
 };
 
 }  // namespace recurra

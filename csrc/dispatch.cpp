@@ -90,6 +90,8 @@ EXPORT void recurra_dplr_forward(const recurra::Diagonal* s) { recurra::kTables[
 EXPORT void recurra_dplr_backward(const recurra::Diagonal* s) { recurra::kTables[recurra::current]->dplr(*s, false); }
 EXPORT void recurra_outer_forward(const recurra::Outer* s) { recurra::kTables[recurra::current]->outer(*s, true); }
 EXPORT void recurra_outer_backward(const recurra::Outer* s) { recurra::kTables[recurra::current]->outer(*s, false); }
+EXPORT void recurra_fours_forward(const recurra::Fours* s) { recurra::kTables[recurra::current]->fours(*s, true); }
+EXPORT void recurra_fours_backward(const recurra::Fours* s) { recurra::kTables[recurra::current]->fours(*s, false); }
 EXPORT void recurra_selective_forward(const recurra::Selective* s) {
   recurra::kTables[recurra::current]->selective(*s, true);
 }

@@ -5,6 +5,7 @@
 #include "conv.h"
 #include "diagonal.h"
 #include "dplr.h"
+#include "fours.h"
 #include "linear.h"
 #include "matvec.h"
 #include "norm.h"
@@ -19,6 +20,6 @@ namespace recurra::RECURRA_LEVEL {
 extern const Kernels kernels;
 const Kernels kernels = {scan,           conv,     cell, cell_step, conv_step,      norm,   activation, softmax, softmax_step,
                          token_mix_step, diagonal, dplr, selective, selective_step, matvec, product,    attention,
-                         cross_attention, outer};
+                         cross_attention, outer,    fours};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -193,6 +193,21 @@ struct Real {
   static void put(Element* p, T value) { *p = value; }
 };
 
+template <int bytes>
+inline typename VecOf<float, bytes>::type widen(const bf16* p) {
+  typename VecOf<std::uint16_t, bytes / 2>::type half;
+  std::memcpy(&half, p, sizeof half);
+  return bit_cast<typename VecOf<float, bytes>::type>(
+      __builtin_convertvector(half, typename VecOf<std::uint32_t, bytes>::type) << 16);
+}
+template <int bytes>
+inline void narrow(bf16* p, typename VecOf<float, bytes>::type v) {  // to nearest, ties to even
+  using Word = typename VecOf<std::uint32_t, bytes>::type;
+  const Word bits = bit_cast<Word>(v), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const auto half = __builtin_convertvector(v != v ? Word{} + 0x7fc0 : rounded, typename VecOf<std::uint16_t, bytes / 2>::type);
+  std::memcpy(p, &half, sizeof half);
+}
+
 template <>
 struct Real<bf16> {
   using Element = bf16;
@@ -200,18 +215,8 @@ struct Real<bf16> {
   using V = Vec<T>;
   using State = Real<float>;
   static constexpr int lanes = kLanes<T>;
-  using Half = VecOf<std::uint16_t, kVectorBytes / 2>::type;
-  using Word = Vec<std::uint32_t>;
-  static V load(const Element* p) {
-    Half half;
-    std::memcpy(&half, p, sizeof half);
-    return bit_cast<V>(__builtin_convertvector(half, Word) << 16);
-  }
-  static void store(Element* p, V v) {  // to nearest, ties to even
-    const Word bits = bit_cast<Word>(v), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Half half = __builtin_convertvector(v != v ? Word{} + 0x7fc0 : rounded, Half);
-    std::memcpy(p, &half, sizeof half);
-  }
+  static V load(const Element* p) { return widen<kVectorBytes>(p); }
+  static void store(Element* p, V v) { narrow<kVectorBytes>(p, v); }
   static T get(const Element* p) { return bit_cast<T>(std::uint32_t(p->bits) << 16); }
   static void put(Element* p, T value) {
     Element rounded[lanes];

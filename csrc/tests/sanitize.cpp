@@ -424,6 +424,19 @@ void run_norm(const Kernels& kernels, i64 dtype, i64 rows, i64 width, bool centr
   if (centred) dbias.require_written("norm dbias");
 }
 
+void run_fours(const Kernels& kernels, i64 dtype, i64 rows, i64 blocks, i64 parts) {
+  const i64 width = 4 * blocks, sums = (rows + kFoursRows - 1) / kFoursRows;
+  Buffer x(dtype, rows * width), weight(dtype, parts * 4 * width), y(dtype, rows * parts * width);
+  Buffer dx(dtype, rows * width), dweight(state_dtype(dtype), sums * parts * 4 * width);
+  x.fill(), weight.fill();
+  const Fours s{dtype, 1 + rows % 2, rows, blocks, parts, {x.data(), width}, weight.data(), {y.data(), parts * width},
+                {dx.data(), width}, dweight.data()};
+  kernels.fours(s, true);
+  y.require_written("fours y");
+  kernels.fours(s, false);
+  dx.require_written("fours dx"), dweight.require_written("fours dweight");
+}
+
 void run_activation(const Kernels& kernels, i64 kind, i64 dtype, i64 rows, i64 width, bool gated) {
   const i64 count = rows * width;
   Buffer x(dtype, 2 * count), y(dtype, count), dx(dtype, count), dfactor(dtype, count);
@@ -558,6 +571,7 @@ void run(const char* name, const Kernels& kernels) {
     }
   }
   for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
+    for (i64 rows : {1, 7, 64, 75}) run_fours(kernels, dtype, rows, 1 + rows % 5, 1 + rows % 3);
     for (i64 channels : {2, 66}) {
       for (i64 steps : {1, 16, 21}) run_cross_attention(kernels, dtype, channels, steps, 1 + steps % 2);
       for (i64 fresh : {0, 5}) {

@@ -74,6 +74,12 @@ def test_products(shape: tuple[int, int, int]) -> None:
     same_bits(lambda: (native.block_product((x[:, : width // 7 * 7],), (blocks,)),))
 
 
+def test_fours() -> None:
+    x, weight = torch.randn(301, 512), torch.randn(2, 128, 4, 4)
+    same_bits(lambda: (native.fours((x,), (weight,)),))
+    same_bits(lambda: tuple(native.fours_backward(torch.cat([x, x], 1), (x,), (weight,))))
+
+
 def test_a_selective_step() -> None:
     x, mixed, z, h = (torch.randn(3, *size) for size in ((1500,), (35,), (1500,), (16, 1500)))
     parameters = torch.randn(3, 1500), -torch.rand(16, 1500), *torch.randn(2, 1500)

@@ -10,6 +10,8 @@ from torch.library import opcheck
 
 from recurra import ops
 from recurra.ops import native
+from recurra.ops.block_product import BACKWARD as FOURS_BACKWARD
+from recurra.ops.block_product import OP as FOURS
 from recurra.ops.causal_conv import BACKWARD as CONV_BACKWARD
 from recurra.ops.causal_conv import OP as CONV
 from recurra.ops.gated import BACKWARD as GATED_BACKWARD
@@ -118,6 +120,15 @@ def test_opcheck_project(shape: tuple[int, ...]) -> None:
     _check(PROJECT, x.to(torch.bfloat16), weight.to(torch.bfloat16), None, None, utils=FULL)
 
 
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_opcheck_fours(dtype: torch.dtype) -> None:
+    xs = [torch.randn(2, 5, 8, dtype=dtype, requires_grad=True) for _ in range(2)]
+    weights = [torch.randn(parts, 2, 4, 4, dtype=dtype, requires_grad=True) for parts in (2, 1)]
+    opcheck(FOURS, (xs, weights), test_utils=FULL)
+    opcheck(FOURS_BACKWARD, (torch.randn(2, 5, 24, dtype=dtype), xs, weights), test_utils=FULL)
+
+
 # ----------------------------------------------------------------------------------------------
 # Compiled: one graph, the time axis free.
 
@@ -156,6 +167,10 @@ COMPILED: dict[str, Callable[..., Any]] = {
     ),
     "diagonal": lambda x, *masks: ops.diagonal(x, *_matrices(x), None, *masks),
     "token_shift": lambda x, *masks: ops.token_shift(x, None, *masks),
+    "block_product": lambda x, *_: (
+        ops.block_product((x, x.cos()), (torch.ones(2, 3, 4, 4, dtype=x.dtype),) * 2),
+        (x,),
+    ),
     "project": lambda x, *_: (ops.project(x, torch.ones(5, 12, dtype=x.dtype)), (x,)),
 }
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from recurra.ops import native
 from recurra.ops.project import FEW_ROWS
 from recurra.ops.quantized import Quantized, wide
-from recurra.ops.registry import unobserved
+from recurra.ops.registry import define, pullback, transforms_active, unobserved
 
 __all__ = ["block_product", "block_product_open"]
 
@@ -43,6 +44,73 @@ def _joined(weight: Tensor) -> Tensor:
     return torch.einsum("pmboi,bc->pmboci", groups, apart).flatten(4, 5).flatten(2, 3)
 
 
+# ----------------------------------------------------------------------------------------------
+# The op: blocks of four channels, for which there is a kernel. Lists in, one tensor out.
+
+
+def _fake(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    return xs[0].new_empty(*xs[0].shape[:-1], sum(w.numel() // 4 for w in weights))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    xs, weights = inputs
+    ctx.save_for_backward(*xs, *weights)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    given = ctx.saved_tensors
+    half = len(given) // 2
+    grads = BACKWARD(dy, given[:half], given[half:])
+    return grads[:half], grads[half:]
+
+
+def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    dy, xs, weights = inputs
+    ctx.save_for_backward(dy, *xs, *weights)
+
+
+def _backward_twice(ctx: Any, cotangents: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    given = ctx.saved_tensors
+    half = len(given) // 2
+
+    def f(*leaves: Tensor) -> Tensor:
+        return block_product_open(leaves[:half], leaves[half:])
+
+    def first(dy: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        return pullback(f, leaves, dy)
+
+    ddy, *second = pullback(first, given, tuple(cotangents))
+    return ddy, second[:half], second[half:]
+
+
+OP = define(
+    "fours(Tensor[] xs, Tensor[] weights) -> Tensor",
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+    cpu=native.fours,
+)
+BACKWARD = define(
+    "fours_backward(Tensor dy, Tensor[] xs, Tensor[] weights) -> Tensor[]",
+    fake=lambda dy, xs, weights: [x.new_empty(x.shape) for x in (*xs, *weights)],
+    setup=_setup_twice,
+    backward=_backward_twice,
+    cpu=native.fours_backward,
+)
+
+
+def _fours(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """True where the op takes these, which may be on autograd's tape."""
+    if weights[0].shape[2:] != (4, 4) or not xs[0].numel() or transforms_active():
+        return False
+    return native.takes(*xs, *weights) and not xs[0].is_complex()
+
+
+def _cast(x: Tensor, weight: Tensor) -> Tensor:
+    """weight, under autocast as what a product before this one has given."""
+    return weight.to(x.dtype) if torch.is_autocast_enabled("cpu") and x.dtype == torch.bfloat16 else weight
+
+
 def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -> Tensor:
     """W x of each x and each W that stands with it, side by side; block n of W sees the n-th I channels of x.
 
@@ -54,7 +122,11 @@ def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -
     few = 0 < math.prod(x.shape[:-1]) <= FEW_ROWS and all(w.is_contiguous() and w.numel() for w in weights)
     if few and unobserved(*xs, *weights) and native.takes(*xs, *weights):
         return native.block_product(xs, weights)
-    return block_product_open(xs, [*map(wide, weights)])
+    known = [_cast(x, wide(w)) for w in weights]
+    if _fours(xs, known):
+        made: Tensor = OP(xs, known)
+        return made
+    return block_product_open(xs, known)
 
 
 def _check(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -> None:

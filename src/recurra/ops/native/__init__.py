@@ -9,7 +9,14 @@ from recurra.ops.native.layout import as_rows, empty_as, empty_rows, lay_out, ti
 from recurra.ops.native.library import LEVELS, PARALLEL, STATES, available, level, select, takes, threads_for
 from recurra.ops.native.norms import norm, norm_backward
 from recurra.ops.native.outers import SEGMENT, outer, outer_backward
-from recurra.ops.native.products import block_product, matvec, prefers_product, product
+from recurra.ops.native.products import (
+    block_product,
+    fours,
+    fours_backward,
+    matvec,
+    prefers_product,
+    product,
+)
 from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
 from recurra.ops.native.softmaxes import softmax, softmax_backward, softmax_step
@@ -45,6 +52,8 @@ __all__ = [
     "diagonal_backward",
     "empty_as",
     "empty_rows",
+    "fours",
+    "fours_backward",
     "lay_out",
     "layer_step",
     "level",

@@ -46,6 +46,8 @@ EXPORTS = (
     "dplr_backward",
     "outer_forward",
     "outer_backward",
+    "fours_forward",
+    "fours_backward",
     "selective_forward",
     "selective_backward",
     "selective_step",

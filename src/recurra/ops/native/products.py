@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from recurra.ops.native.layout import advise, flat_rows, pointer, rows_of
-from recurra.ops.native.library import DTYPES, available, call, require, require_library, threads_for
+from recurra.ops.native.library import DTYPES, STATES, available, call, require, require_library, threads_for
 from recurra.ops.quantized import Quantized
 
 _MATVEC = struct.Struct("15q")
 _PRODUCT = struct.Struct("14q")
+_FOURS = struct.Struct("13q")
+_FOURS_ROWS = 64  # kFoursRows in csrc/abi.h
 _WEIGHTS = {**DTYPES, torch.int8: 5}
 
 
@@ -56,6 +58,40 @@ def block_product(xs: Sequence[Tensor], weights: Sequence[Tensor | Quantized]) -
             sizes = len(rows), blocks, inputs, outputs
             call("matvec", _MATVEC.pack(*kinds, *sizes, *rows_of(rows), *matrix, 0, 0, *rows_of(part)))
     return y
+
+
+def _fours(x: Tensor, weight: Tensor, y: Tensor) -> tuple[int, ...]:
+    """Where the three lie: x [rows, 4 N], weight [P, N, 4, 4] contiguous, y [rows, P times 4 N]."""
+    head = (DTYPES[x.dtype], threads_for(y.numel()), len(x), *weight.shape[1::-1])
+    return *head, *rows_of(x), weight.data_ptr(), *rows_of(y)
+
+
+def fours(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Any number of rows of each x [..., 4 N] times its weights [P, N, 4, 4], side by side."""
+    require(*xs, *weights)
+    y = advise(xs[0].new_empty(*xs[0].shape[:-1], sum(w.numel() // 4 for w in weights)))
+    for x, weight, part in zip(xs, weights, _of_each(y, weights), strict=True):
+        call("fours_forward", _FOURS.pack(*_fours(flat_rows(x), weight.contiguous(), part), 0, 0, 0))
+    return y
+
+
+def fours_backward(dy: Tensor, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of all xs, then of all weights."""
+    require(dy, *xs, *weights)
+    dxs, dweights = [advise(x.new_empty(x.shape)) for x in xs], []
+    for x, dx, weight, part in zip(xs, dxs, weights, _of_each(dy, weights), strict=True):
+        sums = -(-len(part) // _FOURS_ROWS)
+        dweight = weight.new_empty(sums, *weight.shape, dtype=STATES[x.dtype])
+        record = *_fours(flat_rows(x), weight.contiguous(), part), *rows_of(flat_rows(dx)), dweight.data_ptr()
+        call("fours_backward", _FOURS.pack(*record))
+        dweights.append(dweight.sum(0).to(weight.dtype))
+    return [*dxs, *dweights]
+
+
+def _of_each(y: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The rows of y that each x gives."""
+    parts: tuple[Tensor, ...] = flat_rows(y).split([w.numel() // 4 for w in weights], 1)
+    return parts
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
