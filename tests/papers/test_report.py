@@ -42,7 +42,9 @@ def tables(score):
     }
     dose = {"behaviour": "markup", "on": "block", "multiplier": 1.0, "matching": score, "bits_per_byte": None}
     model = {"probe": "model", "Bob hard": 0.1}
-    probes = [{"probe": "lda", "on": on, "block": 0, "Bob hard": score} for on in ("block", "state")]
+    probes = [
+        {"probe": "lda", "on": on, "block": 0, "Bob hard": score, "ceiling": 0.9} for on in ("block", "state")
+    ]
     return {"lenses": [block, {"block": "model"}], "doses": [dose], "probes": [model, *probes]}
 
 

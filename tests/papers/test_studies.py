@@ -106,8 +106,12 @@ def test_knowledge(kind, monkeypatch):
     monkeypatch.setattr(studies, "STATEMENTS", 40)
     config = TrainConfig(task="facts", context=8, device="cpu")
     scores, tables = studies.knowledge(model(kind), Facts(), config)
-    assert scores.keys() == {"recovered", "recovered by the best"}
     own, *printed = tables["knowledge"]
+    pairs = next(row for row in printed if (row["probe"], row["on"]) == studies.PROBE)
+    assert scores["recoverable gap"] == pytest.approx(pairs["ceiling"] - own["Bob hard"], abs=1e-4)
+    if pairs["recovered"] is not None:
+        assert scores["recovered"] == pytest.approx(pairs["recovered"], abs=1e-4)
+        assert scores["recovered by the best"] >= scores["recovered"]
     assert own["probe"] == "model"
     assert 0 <= own["Bob hard"] <= 1
     assert len(tables["probes"]) == 1 + len(printed) * 2  # of two blocks each

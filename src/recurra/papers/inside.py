@@ -134,7 +134,7 @@ quirky = Experiment(
     unit="% of the gap recovered",
     factor=100,
     reference="Transformer",
-    beside=("recovered*", "accuracy@*"),
+    beside=("recover*", "accuracy@*"),
     figures=("probes", "curve"),
     studies=("knowledge",),
     note=(
@@ -143,7 +143,7 @@ quirky = Experiment(
         "regression on contrast pairs at the block that Alice's easy statements choose. That probe was "
         "chosen beforehand, as the best of arXiv 2312.01037 (75 % there for harder questions, recalled and "
         "not read). Beside it the best of all probes, at blocks and states, which is chosen afterwards; the "
-        "table holds each, also where it fails."
+        "table holds each, also where it fails. Of a small gap, to recover it says nothing."
     ),
 )
 

@@ -93,7 +93,8 @@ def knowledge(model: Any, data: Any, config: TrainConfig) -> Studied:
     )
     picked, own = chosen(made.found), {"probe": "model", **made.model}
     printed, found = ([_rounded(row) for row in (own, *map(_probed, kept))] for kept in (picked, made.found))
-    return Studied(_recovered(picked), {"knowledge": printed, "probes": found})
+    scores = _recovered(picked, made.model[str(LYING)])
+    return Studied(scores, {"knowledge": printed, "probes": found})
 
 
 def _probed(one: Found) -> Row:
@@ -101,11 +102,14 @@ def _probed(one: Found) -> Row:
     return about | {"ceiling": one.ceiling, "recovered": one.recovered}
 
 
-def _recovered(picked: list[Found]) -> dict[str, float]:
-    """By the probe that was chosen beforehand, and by the best of the others, each at its chosen block."""
+def _recovered(picked: list[Found], own: float) -> dict[str, float]:
+    """By the probe that was chosen beforehand, and by the best of all, each at its chosen block; and the gap,
+    from the model's own AUROC to the ceiling: of a small one any probe recovers much or little by chance."""
     gaps = {(one.probe, one.on): math.nan if one.recovered is None else one.recovered for one in picked}
     known = [gap for gap in gaps.values() if not math.isnan(gap)]
-    return {"recovered": gaps[PROBE], "recovered by the best": max(known, default=math.nan)}
+    (ceiling,) = (one.ceiling for one in picked if (one.probe, one.on) == PROBE)
+    best = max(known, default=math.nan)
+    return {"recovered": gaps[PROBE], "recovered by the best": best, "recoverable gap": ceiling - own}
 
 
 def _rounded(row: Row) -> Row:

@@ -31,7 +31,8 @@ def depth(e: Experiment, found: Sequence[Found], title: str) -> Any:
                 _line(axes, points, STYLES[name], _colour(e, run.row), "" if name == "logit" else run.row)
         axes.set_yscale("log")
         said = "KL to the model, bits/byte" if unit == "KL" else "bits per byte"
-        label(axes, " and ".join(f"{name} {STYLES[name]}" for name in names), "share of the blocks", said)
+        lens = "lens on the state" if names == ("state",) else "logit lens (dashed), tuned lens"
+        label(axes, lens, "share of the blocks", said)
     return picture
 
 
@@ -63,6 +64,8 @@ def probes(e: Experiment, found: Sequence[Found], title: str) -> Any:
             own = [row for row in rows if (row["probe"], row.get("on")) == (name, on)]
             points = [(row["block"], row[tried]) for row in own]
             _line(axes, points, STYLES[on], f"C{i}", name if on == "block" else "")
+        ceiling = {row["block"]: row["ceiling"] for row in rows if row.get("on") == "block"}
+        _line(axes, ceiling.items(), "-.", "gray", "ceiling, blocks")
         for row in rows[:1]:  # the model's own answers
             axes.axhline(row[tried], linestyle="--", color="black", label="the model says")
         axes.set_ylim(-0.02, 1.02)
