@@ -15,7 +15,7 @@ from recurra import language_model
 from recurra.blocks import BLOCKS
 from recurra.models import Pair, SequenceModel, SequenceToSequence
 from recurra.models.encoder_decoder import encoder_decoder
-from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
+from recurra.models.stepper import PlainStepper, RecordedStepper, renewed, stepper
 from recurra.ops import native
 from recurra.ops.outer import take_outer_step
 from recurra.parts import Embedding
@@ -153,7 +153,7 @@ def _after(change: Callable[[Any], object], name: str) -> None:
     with torch.no_grad():
         close(step(token), plain(token))
         change(model)
-        step = stepper(model, step.state) if step.stale else step
+        step = renewed(step)
         close(step(token), plain(token))
     assert isinstance(step, RecordedStepper)
     assert not step.stale

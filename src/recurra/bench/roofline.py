@@ -1,73 +1,61 @@
-"""What this CPU gives: bytes copied, operations in matrix products; and how much of it the recurrence takes.
+"""The roofline of minGRU and minLSTM: operations a byte, what the machine allows there, what was reached.
 
-Rows have the columns of `benchmarks/gpu.py`'s parts bandwidth and scan.
+A layer's products take 6 p D^2 operations a step and row, p = 2 parts for minGRU and 3 for minLSTM. Between
+its two products and its recurrence, forward and backward, the numbers that must be read and written are
+6 p + 6 a channel. Weights count nothing beside them.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn.functional import linear
-
-from recurra.bench.baselines import DTYPES
+from recurra.bench.baselines import DTYPES, MINGRU, MINLSTM
 from recurra.bench.report import Row
-from recurra.bench.scan import GATES, draw
-from recurra.bench.timing import interleave
-from recurra.ops import project
+from recurra.bench.results import Device
 
-Say = Callable[[str], None]
+__all__ = ["Point", "Roof", "roofs"]
 
-COPIED, SIDE, SHAPE = 2**27, 2048, (64, 1024, 256)
-PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"nn.Linear": linear, "ops.project": project}
-COLUMNS = (
-    *("what", "dtype", "gate", "batch", "time", "width", "work", "repeats", "median_ms", "q1_ms", "q3_ms"),
-    *("gb_per_s", "tflop_per_s", "of_copy"),
-)
+PARTS = {MINGRU: 2, MINLSTM: 3}
 
 
-def copy(repeats: int) -> Row:
-    """Bytes read and written by a copy too large for any cache."""
-    source = torch.randn(COPIED // 4)
-    target = torch.empty_like(source)
-    t = interleave({"copy": lambda: target.copy_(source)}, repeats)["copy"]
-    what = f"copy {COPIED / 2**20:.0f} MiB"
-    return {"what": what, "dtype": "fp32", **t.columns, "gb_per_s": 2 * COPIED / t.median / 1e6}
+class Point(NamedTuple):
+    """A layer at one shape: operations a byte that it must touch, and operations a second."""
+
+    layer: str
+    width: int
+    time: int
+    intensity: float
+    tflop_per_s: float
 
 
-@torch.no_grad()
-def products(dtype: str, repeats: int) -> Iterator[Row]:
-    """Operations of a square matrix product on random numbers, by torch and by recurra."""
-    x, weight = torch.randn(2, SIDE, SIDE).to(DTYPES[dtype])
-    runs: dict[str, Callable[[], object]]
-    runs = {name: partial(call, x, weight) for name, call in PRODUCTS.items()}
-    for name, t in interleave(runs, repeats).items():
-        rate = 2 * SIDE**3 / t.median / 1e9
-        what = f"product of {SIDE} by {SIDE}, {name}"
-        yield {"what": what, "dtype": dtype, **t.columns, "tflop_per_s": rate}
+class Roof(NamedTuple):
+    """What a machine gives in one dtype, and the layers below."""
+
+    dtype: str
+    gb_per_s: float
+    tflop_per_s: float
+    points: Sequence[Point]
+
+    def allowed(self, intensity: float) -> float:
+        """TFLOP/s that memory or matrix products allow."""
+        return min(self.tflop_per_s, intensity * self.gb_per_s / 1e3)
 
 
-@torch.no_grad()
-def scans(dtype: str, repeats: int, gb_per_s: float) -> Iterator[Row]:
-    """The recurrence alone, over the bytes that it must touch and over a copy's speed."""
-    for gate in GATES:
-        for name, call, touched in draw(gate, SHAPE, DTYPES[dtype], "cpu"):
-            t = interleave({name: call}, repeats)[name]
-            size = touched * DTYPES[dtype].itemsize * SHAPE[0] * SHAPE[1] * SHAPE[2]
-            rate = size / t.median / 1e6
-            place = dict(zip(("batch", "time", "width"), SHAPE, strict=True))
-            row = {"gate": gate, "dtype": dtype, **place, "work": name, **t.columns}
-            yield {**row, "gb_per_s": rate, "of_copy": rate / gb_per_s}
+def _point(row: Row) -> Point:
+    parts, width = PARTS[row["layer"]], row["width"]
+    numbers = row["batch"] * row["time"] * width
+    operations = 6 * parts * width * numbers
+    touched = (6 * parts + 6) * numbers * DTYPES[row["dtype"]].itemsize
+    rate = operations / row["median_ms"] / 1e9
+    return Point(row["layer"], width, row["time"], operations / touched, rate)
 
 
-def run(repeats: int, threads: int, say: Say) -> list[Row]:
-    """All rows."""
-    torch.set_num_threads(threads)
-    say("copying")
-    rows = [copy(repeats)]
-    for dtype in ("fp32", "bf16"):
-        say(f"matrix products, {dtype}")
-        rows += products(dtype, repeats)
-        say(f"recurrences, {dtype}")
-        rows += scans(dtype, repeats, rows[0]["gb_per_s"])
-    return rows
+def roofs(device: Device) -> Iterator[Roof]:
+    """One a dtype in which both roof and layers were measured; with CUDA graphs where there are any."""
+    copies = [row["gb_per_s"] for row in device.roof.rows if row.get("gb_per_s")]
+    rows = [row for row in device.figure.rows if row["layer"] in PARTS and row.get("median_ms")]
+    graph = any(row["graph"] for row in rows)
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        rates = [row["tflop_per_s"] for row in device.roof.of(dtype=dtype) if row.get("tflop_per_s")]
+        points = [_point(row) for row in rows if (row["dtype"], row["graph"]) == (dtype, graph)]
+        if copies and rates:
+            yield Roof(dtype, max(copies), max(rates), points)

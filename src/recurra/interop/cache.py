@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Cache
 
 from recurra.models import SequenceModel
-from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
+from recurra.models.stepper import PlainStepper, RecordedStepper, renewed, stepper
 from recurra.state import apply, select
 
 __all__ = ["RecurraCache"]
@@ -28,7 +28,6 @@ class RecurraCache(Cache):  # type: ignore[misc] # transformers is not looked in
         self._seen = 0
         # Decoding keeps the state in the memory of a step, which is bound to a model.
         self._step: PlainStepper | RecordedStepper | None = None
-        self._model: SequenceModel | None = None
 
     @property
     def state(self) -> Any:
@@ -42,17 +41,18 @@ class RecurraCache(Cache):  # type: ignore[misc] # transformers is not looked in
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy does not bring the model with it.
-        return {**vars(self), "_state": self.state, "_step": None, "_model": None}
+        return {**vars(self), "_state": self.state, "_step": None}
 
     def put(self, state: Any, steps: int) -> None:
         """Take the state that is there `steps` tokens later."""
-        self._state, self._step, self._model = state, None, None
+        self._state, self._step = state, None
         self._seen += steps
 
     def step(self, model: SequenceModel, token: Tensor) -> Tensor:
         """Logits [B, vocabulary] after one more token [B]; without gradients, and there must be a state."""
-        if self._step is None or self._step.stale or self._model is not model:
-            self._state, self._step, self._model = None, stepper(model, self.state), model
+        if self._step is None or self._step.model is not model:
+            self._state, self._step = None, stepper(model, self.state)
+        self._step = renewed(self._step)
         self._seen += 1
         return self._step(token).clone()
 

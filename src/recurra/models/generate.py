@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recurra.models.stepper import stepper
+from recurra.models.stepper import renewed, stepper
 from recurra.state import apply
 
 __all__ = ["Generation", "Prompts", "Sampler", "evaluating"]
@@ -104,8 +104,7 @@ class Generation(Iterator[Tensor]):
 
     def _advance(self) -> None:
         if self._unread is not None:
-            if self._step.stale:
-                self._step = stepper(self._model, self._step.state)
+            self._step = renewed(self._step)
             self._logits = self._step(self._unread)
             self._unread = None
 

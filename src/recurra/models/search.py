@@ -9,7 +9,7 @@ from torch import Tensor
 from recurra import state as states
 from recurra.models.generate import Sampler, evaluating
 from recurra.models.pairs import DecoderState
-from recurra.models.stepper import PlainStepper, RecordedStepper, stepper
+from recurra.models.stepper import PlainStepper, RecordedStepper, renewed, stepper
 
 __all__ = ["Hypothesis", "Limits", "beam_search", "sample"]
 
@@ -95,23 +95,23 @@ class _Decoder:
     """
 
     def __init__(self, model: Any, state: DecoderState) -> None:
-        self._model = model
-        self._begin(state)
+        self._begin(model, state)
 
-    def _begin(self, state: DecoderState) -> None:
-        self._step: PlainStepper | RecordedStepper = PlainStepper(self._model, state)
+    def _begin(self, model: Any, state: DecoderState) -> None:
+        self._step: PlainStepper | RecordedStepper = PlainStepper(model, state)
         self._calls, self._rows, self._sources = 0, 0, len(state.lengths)
 
     def __call__(self, token: Tensor) -> Tensor:
-        if self._calls == self._sources or self._step.stale:
-            self._step = stepper(self._model, self._step.state)
+        if self._calls == self._sources:
+            self._step = stepper(self._step.model, self._step.state)
+        self._step = renewed(self._step)
         self._calls, self._rows = self._calls + 1, len(token)
         return self._step(token)
 
     def select(self, rows: list[int], sources: list[int]) -> None:
         """Go on from these rows of the batch, and what is known of these sources."""
         if len(rows) != self._rows or len(sources) != self._sources:
-            self._begin(_selected(self._step.state, rows, sources))
+            self._begin(self._step.model, _selected(self._step.state, rows, sources))
         elif rows != list(range(len(rows))):
             self._step.select(torch.tensor(rows))
 

@@ -17,7 +17,7 @@ from recurra.ops.project import FEW_ROWS
 from recurra.parts.embedding import Embedding
 from recurra.state import KVState, apply, select
 
-__all__ = ["PlainStepper", "RecordedStepper", "stepper"]
+__all__ = ["PlainStepper", "RecordedStepper", "renewed", "stepper"]
 
 
 class PlainStepper:
@@ -26,11 +26,11 @@ class PlainStepper:
     stale = False
 
     def __init__(self, model: Any, state: Any) -> None:
-        self._model, self.state = model, state
+        self.model, self.state = model, state
 
     def __call__(self, token: Tensor) -> Tensor:
         logits: Tensor
-        logits, self.state = self._model.step(token, self.state)
+        logits, self.state = self.model.step(token, self.state)
         return logits
 
     def select(self, rows: Tensor) -> None:
@@ -44,15 +44,15 @@ class RecordedStepper:
     Logits and state lie in the same memory at each call. Weights, and what a decoder remembers of its source,
     are read where they lay when the step was recorded: changes in place are seen. Once weights have moved,
     or something `Kept` of them is not what it was, or a cache has no room left, or somebody looks on, it is
-    `stale`, not to be called again. Raises NotRecordableError where the kernels can't do it all, or where
-    somebody looks on.
+    `stale`, not to be called again but `renewed`. Raises NotRecordableError where the kernels can't do it
+    all, or where somebody looks on.
     """
 
     def __init__(self, model: Any, state: Any) -> None:
         begun = _moving(state)
         rows = _batch(begun)
         _check(model, rows)
-        self._model, self._place, self._hooks = model, _place(model), RemovableHandle.next_id
+        self.model, self._place, self._hooks = model, _place(model), RemovableHandle.next_id
         self._blocks = _own(model.blocks, begun)
         self._state = _moved(state, self._blocks)
         self._rooms = [s for s in self._blocks if isinstance(s, KVRoom)]
@@ -81,19 +81,19 @@ class RecordedStepper:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or another process, has other addresses.
-        return stepper, (self._model, self.state)
+        return stepper, (self.model, self.state)
 
     @property
     def stale(self) -> bool:
         """True without room or under a hook, once weights have moved or constants are out of date, and in a
         forked child."""
-        moved = not self._left or self._place != _place(self._model) or self._tape.stale
+        moved = not self._left or self._place != _place(self.model) or self._tape.stale
         return moved or self._joined()
 
     def _joined(self) -> bool:
         """True where the model has hooks that it had not: torch numbers those of the whole process."""
         newest = RemovableHandle.next_id
-        if newest != self._hooks and not _watched(self._model):
+        if newest != self._hooks and not _watched(self.model):
             self._hooks = newest
         return newest != self._hooks
 
@@ -181,3 +181,8 @@ def stepper(model: Any, state: Any) -> PlainStepper | RecordedStepper:
         return RecordedStepper(model, state)
     except NotRecordableError:
         return PlainStepper(model, state)
+
+
+def renewed(step: PlainStepper | RecordedStepper) -> PlainStepper | RecordedStepper:
+    """The step itself, or where it is stale another one, from its state."""
+    return stepper(step.model, step.state) if step.stale else step
