@@ -178,9 +178,11 @@ def sample(
     token, drawn = torch.full((len(source),), limits.begin, device=source.device), []
     ended, seen = torch.zeros_like(token, dtype=torch.bool), None
     with evaluating(model):
-        decoder = _Decoder(model, model.encode(source, lengths))
-        for _ in range(int(limits.each(source).max())):
-            logits = decoder(token)
+        step: PlainStepper | RecordedStepper = PlainStepper(model, model.encode(source, lengths))
+        for i in range(int(limits.each(source).max())):
+            # All rows stay to the end. Once something was read, all blocks have states.
+            step = stepper(model, step.state) if i == 1 else renewed(step)
+            logits = step(token)
             token = sampler.draw(logits, seen, generator)
             if sampler.repetition_penalty != 1:
                 seen = torch.zeros_like(logits, dtype=torch.bool) if seen is None else seen
