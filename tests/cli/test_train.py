@@ -273,7 +273,8 @@ def test_translation_from_files_to_answers(command, tmp_path, monkeypatch):
     assert code == 0, err
     assert "round_trip" in out
     assert "reference  1 0" in (run / "samples.md").read_text()
-    code, out, err = command("predict", run, tmp_path / "a", "--beam", "1", "--map", tmp_path / "map.png")
+    words = ["--beam", "1", "--weights", "bf16", "--map", tmp_path / "map.png"]
+    code, out, err = command("predict", run, tmp_path / "a", *words)
     assert code == 0, err
     assert out.count("\n") == 225
     assert (tmp_path / "map.png").stat().st_size > 0

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from recurra.bench.plot import canvas
-from recurra.cli.generate import Run, opened
-from recurra.models import SequenceToSequence
+from recurra.cli.generate import Run, Weights, opened
+from recurra.models import SequenceToSequence, quantize
 from recurra.models.translate import answers, maps
 from recurra.tasks.parallel import lines_of
 
@@ -21,13 +21,14 @@ def predict(
     file: Sentences = "-",
     beam: Annotated[int, typer.Option(min=1, help="Sentences that are kept; 1: the likeliest token.")] = 5,
     n_best: Annotated[int, typer.Option(min=1, help="Answers to a sentence, with their scores.")] = 1,
+    weights: Weights = "fp32",
     picture: Annotated[
         Path | None,
         typer.Option("--map", metavar="FILE.png", help="What of the first sentence each word comes from."),
     ] = None,
 ) -> None:
     """Answer each line as soon as it is there; the empty line to an empty one."""
-    model = opened(run)
+    model = quantize(opened(run), weights)
     if not isinstance(model, SequenceToSequence):
         raise ValueError(f"{run} is no encoder and decoder: it goes on from a text, see recurra generate")
     if n_best > beam:
