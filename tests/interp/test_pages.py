@@ -81,8 +81,10 @@ def test_probes_by_depth() -> None:
         "lda": [0.0, 0.1, 0.2],
         EVIL: [0.6, 0.7, 0.8],
         "model": [0.1] * 3,
+        "ceiling": [0.95] * 3,
     }
     assert [p.x for p in recovered.lines["lda"]] == [0, 2]
+    assert "ceiling" not in recovered.lines
     assert auroc.lines["lda"][0].said.startswith("probe: lda\non: block\nblock: 0\n")
 
 

@@ -124,12 +124,16 @@ def _doses(columns: Sequence[str], rows: Sequence[Row], column: str) -> dict[str
 def probes(columns: Sequence[str], rows: Sequence[Row], tried: str) -> Iterator[Content]:
     """Of the rows of probe.csv: AUROC in the column `tried`, and the gap recovered, by block; the table.
 
-    A figure for each kind of place (`on`), a line a probe. The row of the model has no block: its AUROC is a
-    level. Numbers may be text, as from a CSV, or missing.
+    A figure for each kind of place (`on`), a line a probe, and one of the ceiling that probes of a place
+    share. The row of the model has no block: its AUROC is a level. Numbers may be text, as from a CSV, or
+    missing.
     """
     for on in dict.fromkeys(row["on"] for row in rows if row.get("on")):
+        own = [row for row in rows if row.get("on") in {on, None, ""}]
+        highest = dict.fromkeys((row["block"], row.get("ceiling")) for row in own if row.get("on"))
+        own += [{"probe": "ceiling", "on": on, "block": block, tried: best} for block, best in highest]
         for column, label in ((tried, f"AUROC, {tried}"), ("recovered", "share of the gap recovered")):
-            lines = _probed(columns, [row for row in rows if row.get("on") in {on, None, ""}], column)
+            lines = _probed(columns, own, column)
             if any(lines.values()):
                 yield Curves(f"{label}: probes on each {on}", "block", label, lines)
     yield Table(columns, list(rows))
