@@ -266,7 +266,9 @@ def test_a_sweep(name: str) -> None:
 
 
 def test_answers_of_several_tokens() -> None:
-    model, data = build("rwkv4"), [Pair([1, 2, 3], [4, 5], [6, 7, 8]), Pair([9, 2], [4], [6])]
+    model, answer, other = build("rwkv4"), [4, 5], [6, 7, 8]
+    data = [Pair([1, 2, 3], answer, other), Pair([9, 2], [4], [6]), Pair([7, 7, 1], other, answer)]
+    data.append(Pair([8, 3, 2], answer, other))
     made = answers(model, data, {}, 1.0)
     for i, pair in enumerate(data):
         for log_p, answer in ((made.matching, pair.matching), (made.other, pair.other)):

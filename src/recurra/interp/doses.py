@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from recurra.interp.pairs import Pair
+from recurra.interp.pairs import Pair, alike
 from recurra.interp.places import subject
 from recurra.interp.steering import steer
 from recurra.interp.subject import Place, State, Subject
 from recurra.models.generate import Sampler
-from recurra.state import concatenate, grows
+from recurra.state import concatenate, grows, select
 
 __all__ = ["MULTIPLIERS", "Answers", "Dose", "Writing", "answers", "change", "sweep"]
 
@@ -86,9 +86,12 @@ def _asked(whole: Subject, pairs: Sequence[Pair]) -> list[_Asked]:
     for i, pair in enumerate(pairs):
         if len(pair.prompt) < 2 or not pair.matching or not pair.other:
             raise ValueError(f"pairs must have prompts of at least two tokens and answers, see pair {i}")
-        _, state = whole.read(torch.tensor([pair.prompt[:-1]], device=device))
-        length = len(pair.prompt) if any(grows(whole.named(part)) for part in state) else 0
-        groups[length, len(pair.matching), len(pair.other)].append((i, state))
+    for rows in alike(pair.prompt for pair in pairs):
+        _, state = whole.read(torch.tensor([pairs[i].prompt[:-1] for i in rows], device=device))
+        grown = any(grows(whole.named(part)) for part in state)
+        for row, i in enumerate(rows):
+            length = len(pairs[i].prompt) if grown else 0
+            groups[length, len(pairs[i].matching), len(pairs[i].other)].append((i, select(state, [row])))
 
     def of(rows: list[int], name: str) -> Tensor:
         return torch.tensor([getattr(pairs[i], name) for i in rows], device=device)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from recurra.interp.pairs import alike
 from recurra.interp.places import record, subject
 from recurra.interp.probes import PROBES, auroc
 from recurra.interp.states import sketched, vector
@@ -20,8 +21,6 @@ from recurra.tasks.quirky.common import NO, YES, Statements
 
 __all__ = ["Elicited", "Found", "Reading", "chosen", "disputed", "elicit", "read_statements", "readable"]
 
-# Tokens that are read at a time.
-_CHUNK = 8192
 # Of what the best block tells where probes are trained, a good one tells so much.
 _GOOD = 0.95
 Values = dict[Place, Tensor]
@@ -99,7 +98,7 @@ def read_statements(
     ValueError for a state of attention.
     """
     whole, parts, order = subject(model), list[Reading](), list[int]()
-    for rows in _alike(statements.tokens):
+    for rows in alike(statements.tokens):
         texts = torch.stack([torch.as_tensor(statements.tokens[i]) for i in rows])
         values, pairs, answer = _answered(whole, places, texts.to(whole.unembedding.device), answers)
         parts.append(Reading(values, pairs, answer, statements.true[rows]))
@@ -111,16 +110,6 @@ def read_statements(
 
     answer = torch.cat([part.answer for part in parts])[back]
     return Reading(joined("values"), joined("pairs"), answer, statements.true)
-
-
-def _alike(texts: Any) -> Iterable[list[int]]:
-    """Indices of texts of one length, a few at a time."""
-    groups = defaultdict[int, list[int]](list)
-    for i, text in enumerate(texts):
-        groups[len(text)].append(i)
-    for length, rows in groups.items():
-        size = max(1, _CHUNK // length)
-        yield from (rows[begin : begin + size] for begin in range(0, len(rows), size))
 
 
 @torch.no_grad()

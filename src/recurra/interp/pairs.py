@@ -3,12 +3,15 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Pair", "encode_pairs", "read_pairs"]
+__all__ = ["Pair", "alike", "encode_pairs", "read_pairs"]
 
+# Tokens that are read at a time.
+_CHUNK = 8192
 # The columns of a file, and those of the behaviour sets, whose answers are "(A)" and "(B)".
 _PLAIN = ("prompt", "matching", "not_matching")
 _CHOICE = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
@@ -73,3 +76,13 @@ def _letters(prompt: str, matching: str, other: str) -> tuple[str, str, str]:
 def encode_pairs(texts: Iterable[tuple[str, str, str]], encode: Callable[[str], Sequence[int]]) -> list[Pair]:
     """Tokens of each text by itself, so that both answers go on from one prompt."""
     return [Pair(*(list(encode(text)) for text in row)) for row in texts]
+
+
+def alike(texts: Iterable[Sized]) -> Iterator[list[int]]:
+    """Indices of texts of one length, a few at a time."""
+    groups = defaultdict[int, list[int]](list)
+    for i, text in enumerate(texts):
+        groups[len(text)].append(i)
+    for length, rows in groups.items():
+        size = max(1, _CHUNK // length)
+        yield from (rows[begin : begin + size] for begin in range(0, len(rows), size))
