@@ -2,16 +2,16 @@ import json
 
 import pytest
 
-from recurra.bench import baselines, roofline
+from recurra.bench import baselines, limits
 from recurra.bench.results import Device, Measured
-from recurra.bench.roof import roofs
+from recurra.bench.roofline import roofs
 from recurra.cli import speed
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     for name, value in (("COPIED", 2**12), ("SIDE", 8), ("SHAPE", (2, 4, 8))):
-        monkeypatch.setattr(roofline, name, value)
+        monkeypatch.setattr(limits, name, value)
 
 
 def test_roofline_leaves_csv_and_record(tmp_path, tiny, read, capsys):

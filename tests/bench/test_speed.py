@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recurra.bench import figure, layers, position, roofline, train
+from recurra.bench import figure, layers, limits, position, train
 from recurra.bench import speed as page
 from recurra.bench.baselines import COLUMNS, LOOP, MAMBA, MINGRU, MINLSTM
 from recurra.bench.readme import BEGIN, END, renewed
@@ -73,7 +73,7 @@ def results(tmp_path):
     """A folder of results of every kind."""
     skipped = {"layer": f"LSTM, {LOOP}", **WIDTH, "time": 9, "graph": False, "skipped": "it takes too long"}
     save(tmp_path, "figure", COLUMNS, [*drawn(figure.LAYERS), skipped])
-    save(tmp_path, "roofline", roofline.COLUMNS, ROOF)
+    save(tmp_path, "roofline", limits.COLUMNS, ROOF)
     save(tmp_path, "layers", layers.COLUMNS, of_layers())
     save(tmp_path, "position", position.COLUMNS, of_positions())
     save(tmp_path, "train", train.COLUMNS, of_steps())

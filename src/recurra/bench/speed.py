@@ -12,7 +12,7 @@ from recurra.bench.paper import MEMORY, TRUST
 from recurra.bench.plot import canvas
 from recurra.bench.report import Row, write_text
 from recurra.bench.results import Device, devices, load, made_by
-from recurra.bench.roof import roofs
+from recurra.bench.roofline import roofs
 
 __all__ = ["write"]
 

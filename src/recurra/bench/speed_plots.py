@@ -8,7 +8,7 @@ from recurra.bench.baselines import COMPILED_CELL, COMPILED_LOOP, LOOP, MAMBA, M
 from recurra.bench.paper import FACTORS
 from recurra.bench.plot import canvas
 from recurra.bench.report import Row
-from recurra.bench.roof import Roof
+from recurra.bench.roofline import Roof
 
 __all__ = ["draw_figure", "draw_position", "lines", "paper_figure", "position_figure", "roof_figure"]
 

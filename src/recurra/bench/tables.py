@@ -7,7 +7,7 @@ from recurra.bench.page import Table
 from recurra.bench.paper import FACTORS
 from recurra.bench.report import Row, cell
 from recurra.bench.results import Device, Measured
-from recurra.bench.roof import roofs
+from recurra.bench.roofline import roofs
 
 __all__ = [
     "factor",

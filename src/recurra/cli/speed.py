@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from recurra.bench import figure as figure_bench
+from recurra.bench import limits, speed
 from recurra.bench import position as position_bench
-from recurra.bench import roofline as roofline_bench
-from recurra.bench import speed
 from recurra.bench.baselines import COLUMNS, DTYPES
 from recurra.bench.generate import ten_million
 from recurra.bench.readme import renewed
@@ -45,9 +44,9 @@ def roofline(
     out: Out = Path("results"),
 ) -> None:
     """Copy bandwidth and matrix rate of this CPU, and how near the recurrence alone comes to a copy."""
-    rows = roofline_bench.run(repeats, threads, progress)
-    print(markdown(roofline_bench.COLUMNS, rows))
-    write_rows(out / "roofline.csv", roofline_bench.COLUMNS, rows)
+    rows = limits.run(repeats, threads, progress)
+    print(markdown(limits.COLUMNS, rows))
+    write_rows(out / "roofline.csv", limits.COLUMNS, rows)
     write_record(out / "roofline.json", record(threads))
 
 
