@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops.recurrences import NATIVE
 from recurra import state
 from recurra.blocks.table import BLOCKS, build, configurable, describe
+from recurra.ops import native
 from recurra.state import KVState
 from tools import close, leaves, masks, same_state, wake
 
@@ -120,6 +122,34 @@ def test_reset_is_a_fresh_sequence(kind: Kind) -> None:
     rest, last = block(x[:, 3:])
     close(y, torch.cat([first, rest], 1))
     same_state(end, last)
+
+
+def _behind(block: Any, x: Tensor, begin: Any, at: int) -> tuple[Tensor, Tensor, Any]:
+    """What comes behind a reset: y, its gradient by x, and the state."""
+    x, reset = x.clone().requires_grad_(), torch.zeros(BATCH, TIME, dtype=torch.bool)
+    reset[:, at] = True
+    y, end = block(x, begin, reset)
+    loss = y[:, at:].square().sum() + sum(leaf.abs().square().sum() for leaf in leaves(end))
+    (dx,) = torch.autograd.grad(loss, x)
+    return y[:, at:], dx[:, at:], end
+
+
+@every
+@pytest.mark.parametrize("form", ["plain", pytest.param("kernels", marks=NATIVE)])
+def test_no_nan_crosses_a_reset(kind: Kind, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of an input nor that of a state: forwards, and with the gradient of what comes behind."""
+    if form == "plain":
+        monkeypatch.setattr(native, "takes", lambda *_: False)
+    block, x = kind.block(), _x()
+    begin = state.detach(_given(block))
+    bad = state.apply(lambda s: s if s.dtype == torch.int64 else torch.full_like(s, torch.nan), begin)
+    for at in (3, 4):
+        y, dx, end = _behind(block, x, begin, at)
+        x_bad = torch.cat([torch.full_like(x[:, :at], torch.nan), x[:, at:]], 1)
+        y_bad, dx_bad, end_bad = _behind(block, x_bad, bad, at)
+        close(y_bad, y)
+        close(dx_bad, dx)
+        same_state(end_bad, end)
 
 
 @every

@@ -246,7 +246,7 @@ def test_what_a_reset_forgets_may_be_anything(named: tuple[Op, Op, Any]) -> None
     op, _, state = named
     x, reset = torch.randn(BATCH, TIME, WIDTH), torch.zeros(BATCH, TIME, dtype=torch.bool)
     reset[:, 6] = True
-    x[:, 3] = float("nan")
+    x[:, 3:6] = float("nan")
     y, end, dx = _gradient(op, x, state, reset)
     clean = _gradient(op, x[:, 6:])
     _same((y[:, 6:], end), clean[:2])

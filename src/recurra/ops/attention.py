@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from recurra.ops import native
 from recurra.ops.cross_attention import cross_attention
-from recurra.ops.masks import check, cuts, living
-from recurra.ops.registry import forward_mode, transforms_active, unobserved
+from recurra.ops.masks import check, cuts, living, may_look, spoilt
+from recurra.ops.registry import forward_mode, unobserved
 from recurra.state import KVState
 
 __all__ = ["KVRoom", "attention", "attention_step", "two_way_attention", "with_room"]
@@ -128,6 +128,20 @@ def _masked(heads: Heads, segment: Tensor, window: int) -> Tensor:
     return torch.cat(ys, 2)
 
 
+def _contained(heads: Heads, cut: Tensor, segment: Tensor, window: int) -> Tensor:
+    """The same, where nothing that is not finite crosses a cut, as weights of zero would let it: it is left
+    out, and its segment is NaN from there on."""
+    old = segment.shape[1] - cut.shape[1]
+    # Of one number a step: isfinite of all takes twenty times as long.
+    q, k, v = (~x.detach().abs().amax((1, 3)).isfinite() for x in heads)
+    bad = k | v | pad(q, (old, 0))
+    if may_look(bad.device) and not bad.any():
+        return _masked(heads, segment, window)
+    clean = Heads(*(x.masked_fill(bad[:, None, -x.shape[2] :, None], 0) for x in heads))
+    behind = spoilt(bad & (segment >= 0), pad(cut, (old, 0)))[:, None, old:, None]
+    return _masked(clean, segment, window).masked_fill(behind, math.nan)
+
+
 def _segments(time: int, cut: Tensor | None, held: Tensor, old: int) -> Tensor:
     """[B, old + T]: entries with one number may see each other; old ones that are not the row's have -1."""
     batch = held.shape[0]
@@ -141,7 +155,8 @@ def _attend(heads: Heads, cut: Tensor | None, held: Tensor, window: int) -> Tens
     time, entries = heads.q.shape[2], heads.k.shape[2]
     if not time or (cut is None and time == entries and not 0 < window < time):
         return _fused(*heads.shared())
-    return _masked(heads, _segments(time, cut, held, entries - time), window)
+    segment = _segments(time, cut, held, entries - time)
+    return _masked(heads, segment, window) if cut is None else _contained(heads, cut, segment, window)
 
 
 def _last(x: Tensor, window: int) -> Tensor:
@@ -164,8 +179,7 @@ def _kept(heads: Heads, position: Tensor, lengths: Tensor | None, window: int) -
     entries = k.shape[2]
     other = (torch.arange(entries, device=k.device) < entries - position[:, None])[:, None, :, None]
     k, v = k.masked_fill(other, 0), v.masked_fill(other, 0)
-    # Looking at the values would stop a GPU's queue or break a traced graph; there, zeros are carried along.
-    if k.is_cpu and len(position) and not torch.compiler.is_compiling() and not transforms_active():
+    if may_look(k.device) and len(position):  # elsewhere zeros are carried along
         unused = max(entries - int(position.max()), 0)
         k, v = k[:, :, unused:], v[:, :, unused:]
     return _state(k, v, position)

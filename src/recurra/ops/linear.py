@@ -71,7 +71,8 @@ def _scan(a: Tensor, b: Tensor) -> Tensor:
         return b
     even = time - time % 2
     a_0, a_1, b_0, b_1 = a[:, 0:even:2], a[:, 1:even:2], b[:, 0:even:2], b[:, 1:even:2]
-    odd = _scan(a_1 * a_0, b_1 + torch.where(a_1 == 0, 0, a_1 * b_0))
+    a_both, b_both = (torch.where(a_1 == 0, 0, a_1 * x) for x in (a_0, b_0))
+    odd = _scan(a_both, b_1 + b_both)
     a_2, b_2 = a[:, 2::2], b[:, 2::2]
     rest = b_2 + torch.where(a_2 == 0, 0, a_2 * odd[:, : b_2.shape[1]])
     h = torch.empty_like(b)

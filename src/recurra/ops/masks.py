@@ -12,6 +12,11 @@ from torch import Tensor
 from recurra.ops.registry import transforms_active
 
 
+def may_look(device: torch.device) -> bool:
+    """Whether values can be looked at: it would stop a GPU's queue and break a traced or mapped graph."""
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not transforms_active()
+
+
 def check(
     batch: int, time: int, device: torch.device, reset: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -28,9 +33,7 @@ def check(
             got = f"{lengths.dtype} {list(lengths.shape)}"
             raise ValueError(f"lengths must be integers [batch] = [{batch}], got {got}")
         lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
-        # Looking at the values would stop a GPU's queue and break a traced or mapped graph: kernels clamp.
-        seen = device.type == "cpu" and not torch.compiler.is_compiling() and not transforms_active()
-        if seen and batch:
+        if may_look(device) and batch:  # elsewhere kernels clamp
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > time:
                 raise ValueError(f"lengths must lie in 0..{time} (time), got {low}..{high}")
@@ -49,6 +52,12 @@ def cuts(reset: Tensor | None, lengths: Tensor | None, reverse: bool) -> Tensor 
     if reverse:
         cut = torch.cat([cut[:, 1:], torch.zeros_like(cut[:, :1])], 1)
     return cut
+
+
+def spoilt(bad: Tensor, cut: Tensor) -> Tensor:
+    """[B, T] bool: some step since the last cut is bad, the step itself included; both [B, T] bool."""
+    count = bad.long().cumsum(1)
+    return count > torch.where(cut, count - bad.long(), 0).cummax(1).values
 
 
 def living(lengths: Tensor | None, time: int) -> Tensor | None:

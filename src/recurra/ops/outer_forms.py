@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from recurra.ops import native
 from recurra.ops.loop import unroll
-from recurra.ops.masks import cuts, living, widen
+from recurra.ops.masks import cuts, living, spoilt, widen
 from recurra.state import OuterState
 
 # Steps that the plain form takes at once where every key decays by itself: each pair of them has all keys.
@@ -147,6 +148,45 @@ def _chunk_plain(
     return y, state._replace(c=left * state.c + written.mT @ v)
 
 
+def _in_chunks(
+    inputs: Inputs, bonus: Tensor | None, state: OuterState, cut: Tensor
+) -> tuple[Tensor, OuterState]:
+    rows = inputs.each(lambda x: x.transpose(1, 2))
+    of_keys = rows.decay.ndim == rows.q.ndim
+    size, ys = _OF_KEYS if of_keys else native.SEGMENT, [rows.v[:, :, :0]]
+    for begin in range(0, cut.shape[1], size):
+        steps = slice(begin, begin + size)
+        chunk = rows.each(lambda x, steps=steps: x[:, :, steps])  # type: ignore[misc]
+        if rows.gate is None:
+            y, state = _chunk_plain(chunk, state, cut[:, steps], bonus)
+        else:
+            y, state = _chunk_gated(chunk, state, cut[:, steps])
+        ys.append(y)
+    return torch.cat(ys, 2).transpose(1, 2), state
+
+
+def _unsound(inputs: Inputs, state: OuterState) -> Tensor:
+    """[B, 1 + T] bool: the state, then each step has a number that is not finite; a logarithm may be -inf."""
+    logarithms = [x for x in inputs[3:] if x is not None]
+    steps = [*(x.isfinite() for x in inputs[:3]), *(x < torch.inf for x in logarithms)]
+    first = torch.stack([x.isfinite().flatten(1).all(1) for x in state]).all(0)
+    return ~torch.cat([first[:, None], torch.stack([x.flatten(2).all(2) for x in steps]).all(0)], 1)
+
+
+def _contained(
+    inputs: Inputs, bonus: Tensor | None, state: OuterState, cut: Tensor
+) -> tuple[Tensor, OuterState]:
+    """`_in_chunks`, where nothing that is not finite crosses a cut, as weights of zero would let it: it is
+    left out, and its segment is NaN from there on."""
+    bad = _unsound(inputs, state)
+    behind = spoilt(bad, pad(cut, (1, 0)))
+    clean = inputs.each(lambda x: x.masked_fill(widen(bad[:, 1:], x), 0))
+    first = OuterState(*(x.masked_fill(widen(bad[:, 0], x), 0) for x in state))
+    y, last = _in_chunks(clean, bonus, first, cut)
+    y = y.masked_fill(widen(behind[:, 1:], y), torch.nan)
+    return y, OuterState(*(x.masked_fill(widen(behind[:, -1], x), torch.nan) for x in last))
+
+
 def outer_open(
     inputs: Inputs,
     bonus: Tensor | None,
@@ -158,21 +198,12 @@ def outer_open(
     """Plain torch: matrix products within chunks, the state between them. Differentiable again and again."""
     (batch, time), dtype = inputs.v.shape[:2], inputs.v.dtype
     cut, alive = cuts(reset, lengths, False), living(lengths, time)
-    cut = torch.zeros(batch, time, dtype=torch.bool, device=inputs.v.device) if cut is None else cut
     q, k, v, decay, gate = inputs.each(lambda x: x.to(state.c.dtype))
     if alive is not None:  # a step of the padding keeps all and writes nothing
         q, k, v, decay = (x.masked_fill(~widen(alive, x), 0) for x in (q, k, v, decay))
         gate = None if gate is None else gate.masked_fill(~widen(alive, gate), -torch.inf)
-    rows = Inputs(q, scale * k, v, decay, gate).each(lambda x: x.transpose(1, 2))
-    size, ys = native.SEGMENT if decay.ndim < q.ndim else _OF_KEYS, [rows.v[:, :, :0]]
-    for begin in range(0, time, size):
-        steps = slice(begin, begin + size)
-        chunk = rows.each(lambda x, steps=steps: x[:, :, steps])  # type: ignore[misc]
-        if gate is None:
-            y, state = _chunk_plain(chunk, state, cut[:, steps], bonus)
-        else:
-            y, state = _chunk_gated(chunk, state, cut[:, steps])
-        ys.append(y)
-    y = torch.cat(ys, 2).transpose(1, 2)
+    given = Inputs(q, scale * k, v, decay, gate), bonus, state
+    uncut = torch.zeros(batch, time, dtype=torch.bool, device=v.device)
+    y, state = _in_chunks(*given, uncut) if cut is None else _contained(*given, cut)
     y = y if alive is None else y.masked_fill(~widen(alive, y), 0)
     return y.to(dtype), state
