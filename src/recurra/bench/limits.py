@@ -15,10 +15,12 @@ from recurra.bench.report import Row
 from recurra.bench.scan import GATES, draw
 from recurra.bench.timing import interleave
 from recurra.ops import project
+from recurra.train.memory import hold_memory
 
 Say = Callable[[str], None]
 
-COPIED, SIDE, SHAPE = 2**27, 2048, (64, 1024, 256)
+# Numbers of a scan beyond all caches, and each tensor within what glibc can hold on to, 32 MiB.
+COPIED, SIDE, SHAPE = 2**27, 2048, (32, 512, 256)
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"nn.Linear": linear, "ops.project": project}
 COLUMNS = (
     *("what", "dtype", "gate", "batch", "time", "width", "work", "repeats", "median_ms", "q1_ms", "q3_ms"),
@@ -63,6 +65,7 @@ def scans(dtype: str, repeats: int, gb_per_s: float) -> Iterator[Row]:
 def run(repeats: int, threads: int, say: Say) -> list[Row]:
     """All rows."""
     torch.set_num_threads(threads)
+    hold_memory()  # else what is measured is the system, which clears each new page
     say("copying")
     rows = [copy(repeats)]
     for dtype in ("fp32", "bf16"):
