@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace recurra::RECURRA_LEVEL {
 
@@ -119,6 +120,34 @@ inline T sum_lanes(typename VecOf<T, bytes>::type v) {
     std::memcpy(&low, &v, sizeof low);
     std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
     return sum_lanes<T, bytes / 2>(low + high);
+  }
+}
+
+// Lanes begin, begin + 1, ... of each block of `size` in x, then of that in y, block by block: half of each.
+template <class T, int size, int begin, int... i>
+inline Vec<T> half_blocks(Vec<T> x, Vec<T> y, std::integer_sequence<int, i...>) {
+  constexpr int half = size / 2;
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, (i / size * size + i % half + begin + i % size / half * kLanes<T>)...);
+#else
+  using Index = Vec<typename Format<T>::Int>;
+  return __builtin_shuffle(x, y, Index{(i / size * size + i % half + begin + i % size / half * kLanes<T>)...});
+#endif
+}
+
+// The sums of as many registers as one has lanes, in their order: three operations for each.
+template <class T, int size = kLanes<T>>
+inline Vec<T> sum_each(const Vec<T>* v) {
+  if constexpr (size == 1) {
+    return *v;
+  } else {
+    constexpr auto order = std::make_integer_sequence<int, kLanes<T>>();
+    Vec<T> halves[size / 2];
+    for (int i = 0; i < size / 2; ++i) {
+      const Vec<T> x = v[i], y = v[i + size / 2];
+      halves[i] = half_blocks<T, size, 0>(x, y, order) + half_blocks<T, size, size / 2>(x, y, order);
+    }
+    return sum_each<T, size / 2>(halves);
   }
 }
 

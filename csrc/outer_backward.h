@@ -21,6 +21,10 @@ struct OuterBackward : OuterLoop<P> {
   using Base::keys, Base::length, Base::mix, Base::n, Base::of_head, Base::put, Base::q, Base::read, Base::s;
   using Base::sum, Base::take, Base::u, Base::v, Base::value_pad, Base::values, Base::write;
 
+  // Values that share what is read of the keys, so many that their sums fill registers.
+  static constexpr int kBeside = lanes > kChunk ? lanes / kChunk : 1;
+  i64 column(i64 c, int a) const { return least<i64>(c + a, values - 1); }  // the last one may be done twice
+
   struct Chunk {
     i64 from, steps, slot;  // slot < 0: it begins at a cut
   };
@@ -66,11 +70,16 @@ struct OuterBackward : OuterLoop<P> {
 
   // The state after a prepared chunk, from the one before it; slots below 0 are empty.
   void advance(i64 from, i64 to) const {
-    for (i64 c = 0; c < values; ++c) {
+    for (i64 c = 0; c < values; c += kBeside) {
       each(key_pad, [&](i64 i) {
-        V now = from < 0 ? V{} : get(all + i) * get(slot(from) + c * key_pad + i);
-        for (int l = 0; l < kChunk; ++l) now += v_t[c * kChunk + l] * get(write + l * key_pad + i);
-        put(slot(to) + c * key_pad + i, now);
+        const V g = get(all + i);
+        V now[kBeside];
+        for (int a = 0; a < kBeside; ++a) now[a] = from < 0 ? V{} : g * get(slot(from) + column(c, a) * key_pad + i);
+        for (int l = 0; l < kChunk; ++l) {
+          const V row = get(write + l * key_pad + i);
+          for (int a = 0; a < kBeside; ++a) now[a] += v_t[column(c, a) * kChunk + l] * row;
+        }
+        for (int a = 0; a < kBeside; ++a) put(slot(to) + column(c, a) * key_pad + i, now[a]);
       });
     }
     each(key_pad, [&](i64 i) {
@@ -191,13 +200,18 @@ struct OuterBackward : OuterLoop<P> {
   }
 
   void values_backward(const Chunk& chunk) {
-    for (i64 c = 0; c < values; ++c) {
-      V part[kChunk] = {};
+    for (i64 c = 0; c < values; c += kBeside) {
+      V part[kBeside * kChunk] = {};
       each(key_pad, [&](i64 i) {
-        const V d = get(dc + c * key_pad + i);
-        for (int l = 0; l < kChunk; ++l) part[l] += d * get(write + l * key_pad + i);
+        for (int a = 0; a < kBeside; ++a) {
+          const V d = get(dc + column(c, a) * key_pad + i);
+          for (int l = 0; l < kChunk; ++l) part[a * kChunk + l] += d * get(write + l * key_pad + i);
+        }
       });
-      for (int l = 0; l < kChunk; ++l) dv[l * value_pad + c] = sum(part[l]);
+      T sums[kBeside * kChunk];
+      for (int p = 0; p < kBeside * kChunk; p += lanes) put(sums + p, sum_each<T>(part + p));
+      for (int a = 0; a < kBeside; ++a)
+        for (int l = 0; l < kChunk; ++l) dv[l * value_pad + column(c, a)] = sums[a * kChunk + l];
     }
     each_register<P>(values, [&](i64, i64 c, auto some) {
       for (i64 l = 0; l < chunk.steps; ++l) {
