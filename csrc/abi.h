@@ -124,11 +124,27 @@ struct SoftmaxStep {
   void* state_n[3];
 };
 
+// Steps that one sum of the gradients of token mixes is over, and mixes of one input.
+constexpr i64 kTokenMixBlock = 64, kTokenMixes = 4;
+
+// What is not behind a View is contiguous and in the state's dtype.
+struct TokenMix {
+  i64 dtype, threads, batch, time, width, mixes;
+  const std::uint8_t* reset;
+  const i64* lengths;
+  View x;
+  void *mix, *state, *state_n;  // [mixes, width], and [batch, width]
+  View y[kTokenMixes];          // the backward pass reads their gradients in them
+  void* dstate_n;               // from here on: backward only
+  View dx;
+  void *dmix, *dstate;  // dmix [batch, time / kTokenMixBlock rounded up, mixes, width]: summed by the caller
+};
+
 // One step of token mixes, each y m x + (1 - m) before; everything contiguous.
 struct TokenMixStep {
   i64 dtype, batch, width, mixes;
   void *x, *before, *after;  // before and after [batch, width] in the state's dtype
-  void* mix[4];              // [width]
+  void* mix[kTokenMixes];    // [width]
   void* y;                   // [mixes, batch, width]
 };
 
@@ -323,6 +339,7 @@ struct Kernels {
   void (*activation)(const Activation&, bool forward);
   void (*softmax)(const Softmax&, bool forward);
   void (*softmax_step)(const SoftmaxStep&);
+  void (*token_mix)(const TokenMix&, bool forward);
   void (*token_mix_step)(const TokenMixStep&);
   void (*diagonal)(const Diagonal&, bool forward);
   void (*dplr)(const Diagonal&, bool forward);

@@ -77,6 +77,12 @@ EXPORT void recurra_softmax_backward(const recurra::Softmax* s) { recurra::kTabl
 EXPORT void recurra_softmax_step(const recurra::SoftmaxStep* s) {
   recurra::kTables[recurra::current]->softmax_step(*s);
 }
+EXPORT void recurra_token_mix_forward(const recurra::TokenMix* s) {
+  recurra::kTables[recurra::current]->token_mix(*s, true);
+}
+EXPORT void recurra_token_mix_backward(const recurra::TokenMix* s) {
+  recurra::kTables[recurra::current]->token_mix(*s, false);
+}
 EXPORT void recurra_token_mix_step(const recurra::TokenMixStep* s) {
   recurra::kTables[recurra::current]->token_mix_step(*s);
 }

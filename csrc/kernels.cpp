@@ -18,8 +18,8 @@
 namespace recurra::RECURRA_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {scan,           conv,     cell, cell_step, conv_step,      norm,   activation, softmax, softmax_step,
-                         token_mix_step, diagonal, dplr, selective, selective_step, matvec, product,    attention,
-                         cross_attention, outer,    fours};
+const Kernels kernels = {scan,          conv,           cell,     cell_step, conv_step, norm,           activation, softmax,
+                         softmax_step,  token_mix,      token_mix_step, diagonal, dplr,      selective, selective_step, matvec,
+                         product,       attention,      cross_attention, outer,    fours};
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -235,6 +235,31 @@ void run_softmax_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i
   for (const Buffer* out : {&max_n, &numerator_n, &denominator_n}) out->require_written("softmax step state");
 }
 
+void run_token_mix(const Kernels& kernels, const Shape& s, i64 dtype, i64 mixes) {
+  const i64 state = state_dtype(dtype), blocks = (s.time + kTokenMixBlock - 1) / kTokenMixBlock;
+  const Masks masks(s);
+  Buffer x(dtype, s.elements()), dx(dtype, s.elements()), ys(dtype, mixes * s.elements());
+  Buffer mix(state, mixes * s.width), dmix(state, s.batch * (blocks ? blocks : 1) * mixes * s.width);
+  Buffer before(state, s.batch * s.width), after(state, s.batch * s.width);
+  Buffer dbefore(state, s.batch * s.width), dafter(state, s.batch * s.width);
+  x.fill(), mix.fill(), before.fill(), dafter.fill();
+
+  TokenMix mixed{};
+  mixed.dtype = dtype, mixed.threads = s.threads(), mixed.mixes = mixes;
+  mixed.batch = s.batch, mixed.time = s.time, mixed.width = s.width;
+  mixed.reset = masks.reset.get(), mixed.lengths = masks.lengths.get();
+  mixed.x = s.view(x, dtype), mixed.dx = s.view(dx, dtype);
+  for (i64 i = 0; i < mixes; ++i) mixed.y[i] = s.view(ys, dtype, i, mixes);
+  mixed.mix = mix.data(), mixed.state = before.data(), mixed.state_n = after.data();
+  kernels.token_mix(mixed, true);
+  ys.require_written("token mixes"), after.require_written("token mixes' state_n");
+
+  mixed.dstate_n = dafter.data(), mixed.dmix = dmix.data(), mixed.dstate = dbefore.data();
+  kernels.token_mix(mixed, false);
+  dx.require_written("token mixes' dx"), dmix.require_written("token mixes' dmix");
+  dbefore.require_written("token mixes' dstate");
+}
+
 void run_token_mix_step(const Kernels& kernels, i64 dtype, i64 batch, i64 width, i64 mixes) {
   const i64 state = state_dtype(dtype);
   Buffer x(dtype, batch * width), mix(dtype, width), y(dtype, mixes * batch * width);
@@ -529,6 +554,7 @@ void run_shape(const Kernels& kernels, const Shape& s) {
   }
   for (i64 dtype : {kFloat32, kFloat64, kBfloat16}) {
     for (i64 taps : {1, 2, 4, 16}) run_conv(kernels, s, dtype, taps, s.masked);
+    for (i64 mixes : {1, 2, 4}) run_token_mix(kernels, s, dtype, mixes);
     for (i64 group : {1, 13, 17}) {
       if (s.width % group == 0) run_softmax(kernels, s, dtype, group);
     }
@@ -603,6 +629,7 @@ void run(const char* name, const Kernels& kernels) {
     }
   }
   for (i64 group : {1, 13}) run_softmax(kernels, {3, 65, 26, true, true}, kFloat32, group);
+  for (bool masked : {false, true}) run_token_mix(kernels, {3, kTokenMixBlock + 2, 5, masked, masked}, kFloat32, 3);
   for (bool masked : {false, true}) {
     const Shape tiles = {2, 2 * kDiagonalTile + 3, 5, masked, masked};
     for (i64 parts : {3, 5}) run_diagonal(kernels, tiles, kFloat32, 3, parts);

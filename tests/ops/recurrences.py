@@ -16,7 +16,8 @@ from recurra.ops.linear import linear_step
 from recurra.ops.loop import unroll
 from recurra.ops.selective import selective_step
 from recurra.ops.softmax import softmax_step
-from recurra.state import LinearState, SelectiveState, SoftmaxState
+from recurra.ops.token_mix import token_mix_open
+from recurra.state import ConvState, LinearState, SelectiveState, SoftmaxState
 from tools import TOLERANCE
 
 Inputs = tuple[Tensor, ...]
@@ -34,7 +35,8 @@ class Row(NamedTuple):
     names: tuple[str, ...] = ("a", "b")
     vectors: int = 0  # of the inputs, the last ones: some numbers a channel, none of time
     average: bool = False  # of scores and values; its state is packed into one tensor
-    states: int = 0  # of a channel of the selective recurrence, which runs forward alone
+    states: int = 0  # of a channel of the selective recurrence
+    reversible: bool = True
 
 
 def _gated(cell: str, candidate: str, keeps: tuple[float, ...], **how: bool) -> Row:
@@ -76,8 +78,32 @@ def _selective(x: Tensor, delta: Tensor, B: Tensor, C: Tensor, *rest: Any, rever
 
 
 SELECTIVE = Row(
-    _selective_step, _selective, names=("x", "delta", "B", "C", "z", "A", "D", "bias"), vectors=3, states=5
+    _selective_step,
+    _selective,
+    names=("x", "delta", "B", "C", "z", "A", "D", "bias"),
+    vectors=3,
+    states=5,
+    reversible=False,
 )
+
+
+def _difference(done: tuple[tuple[Tensor, ...], ConvState]) -> tuple[Tensor, LinearState]:
+    """Of two mixes: neither may stand for the other."""
+    (first, second), state = done
+    return first - second, LinearState(state.x[:, 0])
+
+
+def _mixes_step(x: Tensor, state: LinearState, *mixes: Tensor) -> tuple[Tensor, LinearState]:
+    return _difference(token_mix_open(x, mixes, ConvState(state.h[:, None])))
+
+
+def _mixes(x: Tensor, *rest: Any, reverse: bool) -> tuple[Tensor, LinearState]:
+    *mixes, state, reset, lengths = rest
+    assert not reverse
+    return _difference(ops.token_mix(x, tuple(mixes), ConvState(state.h[:, None]), reset, lengths))
+
+
+MIXES = Row(_mixes_step, _mixes, names=("x", "m", "n"), vectors=2, reversible=False)
 AVERAGE = Row(_average_step, _average, REAL, (), ("scores", "values"), average=True)
 
 
@@ -89,10 +115,11 @@ ROWS: dict[str, Row] = {
     **{f"minlstm raw {c}": _gated("minlstm", c, (1, -1), normalized=False) for c in CANDIDATES},
     "softmax": AVERAGE,
     "softmax decaying": AVERAGE._replace(names=("scores", "values", "decay", "bonus"), vectors=2),
+    "token mix": MIXES,
     "selective": SELECTIVE,
     "selective ungated": SELECTIVE._replace(names=tuple(n for n in SELECTIVE.names if n != "z"), states=1),
 }
-assert len(ROWS) == len(FUSIONS) + 6, "a fusion has no row here"
+assert len(ROWS) == len(FUSIONS) + 7, "a fusion has no row here"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -172,6 +199,8 @@ def draw(row: Row, case: Case, dtype: torch.dtype, seed: int = 0) -> Drawn:
         return _draw_selective(row, case, dtype, rng)
     if row.keeps:
         xs = (_gates(row, case, rng, normal(*shape[:2], case.width * (1 + len(row.keeps)))),)
+    elif row.vectors:
+        xs = (normal(*shape), *(normal(case.width) for _ in range(row.vectors)))
     else:
         xs = (_decays(case, normal(*shape)), normal(*shape))
     h_0, dh_n, dy = normal(case.batch, case.width), normal(case.batch, case.width), normal(*shape)
@@ -270,7 +299,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def loop(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The step, once after the other."""
     reset, lengths, reverse = rest
-    reverse = reverse and not row.states
+    reverse = reverse and row.reversible
     steps, vectors = xs[: len(xs) - row.vectors], xs[len(xs) - row.vectors :]
     if not xs[0].shape[1]:
         widest = max(steps, key=lambda x: x.shape[-1])
@@ -300,7 +329,7 @@ def compiled(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Ten
 def public(row: Row, xs: Inputs, h_0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """What one calls."""
     reset, lengths, reverse = rest
-    y, state = row.call(*xs, LinearState(h_0), reset, lengths, reverse=reverse and not row.states)
+    y, state = row.call(*xs, LinearState(h_0), reset, lengths, reverse=reverse and row.reversible)
     return y, state.h
 
 

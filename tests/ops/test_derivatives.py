@@ -118,6 +118,7 @@ MAPPED: dict[str, Function] = {
     "in chunks": lambda f: vmap(f, chunk_size=2),
 }
 NAMES = ["linear", "mingru positive", "minlstm linear", "minlstm raw tanh", "softmax", "selective"]
+NAMES += ["token mix"]
 
 
 def _flat(tree: Any) -> list[Tensor]:

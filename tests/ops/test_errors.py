@@ -69,6 +69,10 @@ RIGHT: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "bonus": torch.rand(2),
         },
     ),
+    "token_mix": (
+        ops.token_mix,
+        {"x": X, "mixes": (H[0], H[1], H[0]), "state": ConvState(torch.randn(B, 1, D))},
+    ),
     "token_mix_step": (
         token_mix_step,
         {"x": H, "mixes": (H[0], H[1], H[0]), "state": ConvState(torch.randn(B, 1, D))},
@@ -171,6 +175,12 @@ WRONG: list[tuple[str, str, Any]] = [
     ("take_step", "state", SoftmaxState(H, H, H)),
     ("take_step", "decay", torch.rand(D)),
     ("take_step", "bonus", torch.rand(2).to("meta")),
+    ("token_mix", "x", H),
+    ("token_mix", "x", torch.ones(B, T, D, dtype=torch.int64)),
+    ("token_mix", "mixes", (H[0], H)),
+    ("token_mix", "mixes", (H[0].to("meta"),)),
+    ("token_mix", "state", ConvState(torch.randn(B, 2, D))),
+    ("token_mix", "state", ConvState(torch.randn(B, 1, D).to("meta"))),
     ("token_mix_step", "x", H[0]),
     ("token_mix_step", "mixes", (H[0], H)),
     ("token_mix_step", "mixes", (H[0].to("meta"),)),

@@ -91,8 +91,13 @@ OPS: dict[str, tuple[Op, Op, Callable[[], Any]]] = {
         lambda: SelectiveState(torch.randn(BATCH, 3, 2)),
     ),
     "token_mix": (
-        lambda x, *rest: _mixed(ops.token_mix(x, (BIAS, WEIGHT[:, 0]), *rest)),
-        lambda x, s: _mixed(token_mix_open(x, (BIAS, WEIGHT[:, 0]), s)),
+        lambda x, *rest: _mixed(ops.token_mix(x, (BIAS, *WEIGHT.unbind(1)[1:]), *rest)),
+        lambda x, s: _mixed(token_mix_open(x, (BIAS, *WEIGHT.unbind(1)[1:]), s)),
+        lambda: ConvState(torch.randn(BATCH, 1, WIDTH)),
+    ),
+    "token_mix of many": (
+        lambda x, *rest: _mixed(ops.token_mix(x, (BIAS, *WEIGHT.unbind(1)), *rest)),
+        lambda x, s: _mixed(token_mix_open(x, (BIAS, *WEIGHT.unbind(1)), s)),
         lambda: ConvState(torch.randn(BATCH, 1, WIDTH)),
     ),
     "token_shift": (ops.token_shift, token_shift_step, lambda: ShiftState(torch.randn(BATCH, WIDTH))),

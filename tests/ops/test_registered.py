@@ -24,6 +24,8 @@ from recurra.ops.selective import BACKWARD as SELECTIVE_BACKWARD
 from recurra.ops.selective import OP as SELECTIVE
 from recurra.ops.softmax import BACKWARD as SOFTMAX_BACKWARD
 from recurra.ops.softmax import OP as SOFTMAX
+from recurra.ops.token_mix import BACKWARD as TOKEN_MIX_BACKWARD
+from recurra.ops.token_mix import OP as TOKEN_MIX
 from recurrences import LAYOUTS, NATIVE, ROWS, Case, Drawn, draw
 from tools import close
 
@@ -101,6 +103,16 @@ def test_opcheck_softmax(case: Case, layout: str, utils: Any, dtype: torch.dtype
 
 
 @NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("case", "layout", "utils"), CHECKS)
+def test_opcheck_token_mix(case: Case, layout: str, utils: Any, dtype: torch.dtype) -> None:
+    (_, x), h_0, reset, lengths, dy, dh_n = _drawn(case, dtype, layout)
+    arguments = (x, torch.randn(3, case.width), h_0[:, None], reset, lengths)
+    _check(TOKEN_MIX, *arguments, utils=utils)
+    _check(TOKEN_MIX_BACKWARD, dy, dy + 1, dy, None, dh_n[:, None], *arguments, utils=utils)
+
+
+@NATIVE
 @pytest.mark.parametrize(("dtype", "gated"), [(torch.float32, False), (torch.bfloat16, True)])
 @pytest.mark.parametrize(("case", "layout", "utils"), CHECKS)
 def test_opcheck_selective(case: Case, layout: str, utils: Any, dtype: torch.dtype, gated: bool) -> None:
@@ -146,6 +158,10 @@ def _fixed(x: Tensor) -> tuple[Tensor, ...]:
     return A.to(x.dtype), torch.ones(2, dtype=x.dtype), torch.ones(2, dtype=x.dtype)
 
 
+def _joined(done: tuple[tuple[Tensor, ...], Any]) -> tuple[Tensor, Any]:
+    return torch.cat(done[0], -1), done[1]
+
+
 COMPILED: dict[str, Callable[..., Any]] = {
     "linear": lambda x, *masks: ops.linear(x[..., :6].sigmoid(), x[..., 6:], None, *masks),
     "linear reversed": lambda x, *masks: ops.linear(x[..., :6], x[..., 6:], None, *masks, reverse=True),
@@ -166,6 +182,7 @@ COMPILED: dict[str, Callable[..., Any]] = {
         x, x.cos(), None, *masks, decay=torch.ones(12), bonus=torch.ones(12), reverse=True
     ),
     "diagonal": lambda x, *masks: ops.diagonal(x, *_matrices(x), None, *masks),
+    "token_mix": lambda x, *masks: _joined(ops.token_mix(x, (torch.ones(12), -torch.ones(12)), None, *masks)),
     "token_shift": lambda x, *masks: ops.token_shift(x, None, *masks),
     "block_product": lambda x, *_: (
         ops.block_product((x, x.cos()), (torch.ones(2, 3, 4, 4, dtype=x.dtype),) * 2),

@@ -4,6 +4,7 @@ The short filter in front of minRNN, Mamba and xLSTM blocks. torch's conv1d of w
 the input's matrix product; read and written once, it is almost free.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,8 @@ def conv_open(
     # Steps between the same two cuts have one number; the state belongs to what comes before the first.
     cut = torch.zeros_like(seen[..., 0], dtype=torch.int64)
     if reset is not None:
-        cut[:, history:] = reset if alive is None else reset & alive
+        now = reset if alive is None else reset & alive
+        cut = torch.cat([cut[:, :history], now.to(cut.dtype)], 1)
     segment = cut.cumsum(1)
 
     def tap(j: int) -> Tensor:
@@ -157,6 +159,13 @@ BACKWARD = define(
 )
 
 
+def conv_form(x: Tensor, taps: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The op where it serves x, else `conv_open`; both take x, weight, bias, state, reset, lengths."""
+    known = taps <= native.MAX_TAPS and (native.takes(x) or kernels.takes(x))
+    form: Callable[..., tuple[Tensor, Tensor]] = OP if known and not transforms_active() else conv_open
+    return form
+
+
 def _check(x: Tensor, axes: tuple[str, ...], weight: Tensor, bias: Tensor | None) -> None:
     if x.ndim != len(axes) or not x.is_floating_point():
         raise ValueError(f"x must be floating point [{', '.join(axes)}], got {x.dtype} {list(x.shape)}")
@@ -203,10 +212,8 @@ def causal_conv(
     """
     _check(x, ("batch", "time", "width"), weight, bias)
     reset, lengths = check(x.shape[0], x.shape[1], x.device, reset, lengths)
-    known = weight.shape[1] <= native.MAX_TAPS and (native.takes(x) or kernels.takes(x))
-    fused = known and not transforms_active()
-    form = OP if fused else conv_open
-    y, state_n = form(x, weight, bias, _start(state, x, weight.shape[1]), reset, lengths)
+    taps = weight.shape[1]
+    y, state_n = conv_form(x, taps)(x, weight, bias, _start(state, x, taps), reset, lengths)
     return y, ConvState(state_n)
 
 

@@ -21,7 +21,7 @@ from recurra.ops.native.scans import GATES, layer_step, scan, scan_backward
 from recurra.ops.native.selectives import CHUNK, selective, selective_backward, selective_step
 from recurra.ops.native.softmaxes import softmax, softmax_backward, softmax_step
 from recurra.ops.native.tape import NotRecordableError, Tape, constant, marks, recording, replaced, unrecorded
-from recurra.ops.native.token_mixes import MAX_MIXES, token_mix_step
+from recurra.ops.native.token_mixes import MAX_MIXES, token_mix, token_mix_backward, token_mix_step
 
 __all__ = [
     "CHUNK",
@@ -79,6 +79,8 @@ __all__ = [
     "takes",
     "threads_for",
     "time_major",
+    "token_mix",
+    "token_mix_backward",
     "token_mix_step",
     "unrecorded",
 ]

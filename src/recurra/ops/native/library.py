@@ -39,6 +39,8 @@ EXPORTS = (
     "softmax_forward",
     "softmax_backward",
     "softmax_step",
+    "token_mix_forward",
+    "token_mix_backward",
     "token_mix_step",
     "diagonal_forward",
     "diagonal_backward",
