@@ -168,12 +168,12 @@ struct Diagonal {
   void *dh_0, *scratch;       // [batch, time / kDiagonalTile rounded up, states, 2, width]
 };
 
-// Steps between which the states are kept, and channels that add up what B and C get.
-constexpr i64 kSelectiveChunk = 16, kSelectiveStrip = 64;
+// Steps between which the states are kept, and at most so many channels add up what B and C get.
+constexpr i64 kSelectiveChunk = 16, kSelectiveStrip = 256;
 
 // What is not behind a View is contiguous and in the state's dtype.
 struct Selective {
-  i64 dtype, threads, batch, time, width, states;
+  i64 dtype, threads, batch, time, width, states, strip;
   const std::uint8_t* reset;
   const i64* lengths;
   View x, delta, b, c, z;    // [batch, time, width]; b, c [batch, time, states]; z.data null: no gate
@@ -184,7 +184,7 @@ struct Selective {
   View dy;                   // from here on: backward only
   void* dh_n;
   View dx, ddelta, dz;
-  void *db, *dc;             // [strips, batch, time, states]: summed by the caller, like
+  void *db, *dc;             // [ceil(width / strip), batch, time, states]: summed by the caller, like
   void *da, *dd, *dbias;     // [batch, states, width], [batch, width], [batch, width]
   void* dh_0;
 };

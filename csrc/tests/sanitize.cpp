@@ -305,7 +305,7 @@ void run_diagonal(const Kernels& kernels, const Shape& s, i64 dtype, i64 states,
 void run_selective(const Kernels& kernels, const Shape& s, i64 dtype, i64 states) {
   const i64 state = state_dtype(dtype), width = s.width, size = s.batch * states * width;
   const i64 chunks = (s.time + kSelectiveChunk - 1) / kSelectiveChunk;
-  const i64 strips = (width + kSelectiveStrip - 1) / kSelectiveStrip;
+  const i64 strip = s.masked ? 64 : kSelectiveStrip, strips = (width + strip - 1) / strip;
   const Shape shared = {s.batch, s.time, states, s.time_first, s.masked};
   const Masks masks(s);
   Buffer x(dtype, s.elements()), delta(dtype, s.elements()), z(dtype, s.elements()), y(dtype, s.elements());
@@ -316,7 +316,7 @@ void run_selective(const Kernels& kernels, const Shape& s, i64 dtype, i64 states
   Selective selective{};
   selective.dtype = dtype, selective.threads = s.threads();
   selective.batch = s.batch, selective.time = s.time, selective.width = width, selective.states = states;
-  selective.reset = masks.reset.get(), selective.lengths = masks.lengths.get();
+  selective.strip = strip, selective.reset = masks.reset.get(), selective.lengths = masks.lengths.get();
   selective.x = s.view(x, dtype), selective.delta = s.view(delta, dtype);
   selective.b = shared.view(b, dtype), selective.c = shared.view(c, dtype);
   if (s.time_first) selective.z = s.view(z, dtype);

@@ -13,7 +13,7 @@ from recurra.ops import native
 from recurra.ops.attention import step_native, step_open
 from recurra.ops.cross_attention import cross_attention
 from recurra.ops.native import library
-from recurra.state import KVState
+from recurra.state import KVState, SelectiveState
 from tools import close
 
 REAL = (torch.float32, torch.float64, torch.bfloat16)
@@ -29,6 +29,20 @@ def test_recurrences(level: str, name: str) -> None:
                 for key, x in results(compiled, ROWS[name], drawn, case.reverse).items():
                     close(x, want[key], allowed(key, x.dtype))
     assert native.level() == level
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_a_decay(level: str, dtype: torch.dtype) -> None:
+    """exp(delta A) is 1 where A is zero, of either sign, and 0 below the normal numbers; NaN stays NaN."""
+    A = torch.tensor([0.0, -0.0, -1e-42, -1e-3, -0.1, -60.0, -1e30, 1e30, torch.nan], dtype=dtype)
+    width = len(A)
+    zero, one = torch.zeros(1, 1, width, dtype=dtype), torch.ones(1, 1, 1, dtype=dtype)
+    state = SelectiveState(torch.ones(1, 1, width, dtype=dtype))
+    y, _ = ops.selective(zero, zero + 20, A[:, None], one, one, zero[0, 0], zero[0, 0], None, state)
+    close(y[0, 0, :-2], (F.softplus(zero[0, 0].double() + 20) * A.double()).exp()[:-2])
+    assert y[0, 0, -2] > 1e37
+    assert y[0, 0, -1].isnan()
 
 
 @NATIVE

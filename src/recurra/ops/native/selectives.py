@@ -8,13 +8,22 @@ from torch import Tensor
 from recurra.ops.native.layout import advise, as_rows, empty_as, flat_rows, pointer, rows_of, view_of
 from recurra.ops.native.library import DTYPES, call, require, threads_for
 
-CHUNK, _STRIP = 16, 64  # kSelectiveChunk and kSelectiveStrip in csrc/abi.h
-_SELECTIVE, _STEP = struct.Struct("51q"), struct.Struct("19q")
+CHUNK, _STRIP = 16, 256  # kSelectiveChunk and kSelectiveStrip in csrc/abi.h
+_SELECTIVE, _STEP = struct.Struct("52q"), struct.Struct("19q")
 
 # inputs: x, delta [B, T, D], B, C [B, T, N], z [B, T, D], or of no channels where there is no gate;
 # parameters: A [N, D], D and bias [D] in the state's dtype.
 Tensors = tuple[Tensor, ...]
 Masks = tuple[Tensor | None, Tensor | None]
+
+
+def _strip(x: Tensor) -> int:
+    """Channels of a task: many, as each task adds to all of B and C, but eight tasks where there can be.
+
+    By the shape alone: no result depends on the number of threads.
+    """
+    batch, _, width = x.shape
+    return next((n for n in (_STRIP, _STRIP // 2) if batch * -(-width // n) >= 8), _STRIP // 4)
 
 
 def _gate(z: Tensor) -> tuple[int, int, int]:
@@ -25,7 +34,7 @@ def _head(inputs: Tensors, parameters: Tensors, entering: Tensor, masks: Masks) 
     """Everything in front of y; the caller holds on to what is pointed at."""
     *rows, z = inputs
     states, outputs = rows[2].shape[2], rows[0].numel()
-    fields = (DTYPES[z.dtype], threads_for(outputs * states // 4), *rows[0].shape, states)
+    fields = (DTYPES[z.dtype], threads_for(outputs * states // 4), *rows[0].shape, states, _strip(rows[0]))
     views = [field for row in rows for field in view_of(row)]
     pointers = (p.data_ptr() for p in (*parameters, entering))
     return [*fields, *map(pointer, masks), *views, *_gate(z), *pointers]
@@ -64,7 +73,7 @@ def selective_backward(
     dx, ddelta, dz = (advise(empty_as(v)) for v in (x, delta, z))
     dh_0, da = torch.empty_like(dh_n), torch.empty_like(dh_n)
     dd, dbias = dh_n.new_empty(2, x.shape[0], x.shape[2])
-    db, dc = dh_n.new_empty(2, -(-x.shape[2] // _STRIP), *B.shape)
+    db, dc = dh_n.new_empty(2, -(-x.shape[2] // _strip(x)), *B.shape)
     inputs, parameters = _laid_out(inputs, parameters)
     head = (*_head(inputs, parameters, entering, masks), *(0,) * 5)
     rows = (*view_of(dy), dh_n.data_ptr(), *view_of(dx), *view_of(ddelta), *_gate(dz))
