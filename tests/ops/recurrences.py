@@ -115,9 +115,9 @@ ROWS: dict[str, Row] = {
     **{f"minlstm raw {c}": _gated("minlstm", c, (1, -1), normalized=False) for c in CANDIDATES},
     "softmax": AVERAGE,
     "softmax decaying": AVERAGE._replace(names=("scores", "values", "decay", "bonus"), vectors=2),
-    "token mix": MIXES,
     "selective": SELECTIVE,
     "selective ungated": SELECTIVE._replace(names=tuple(n for n in SELECTIVE.names if n != "z"), states=1),
+    "token mix": MIXES,
 }
 assert len(ROWS) == len(FUSIONS) + 7, "a fusion has no row here"
 
