@@ -148,7 +148,7 @@ struct TokenMixStep {
   void* y;                   // [mixes, batch, width]
 };
 
-// Steps between two notes of h in the backward pass of a diagonal state space.
+// Steps of a diagonal state space taken together; minus rank one, those between two notes of h.
 constexpr i64 kDiagonalTile = 64;
 
 // Complex numbers lie as a row of real parts and a row of imaginary parts; what is not behind a View is
@@ -165,7 +165,7 @@ struct Diagonal {
   void* dh_n;
   View du;
   void *dparameters, *dskip;  // [batch, states, 3 or 5, 2, width] and [batch, width]: summed by the caller
-  void *dh_0, *scratch;       // [batch, time / kDiagonalTile rounded up, states, 2, width]
+  void *dh_0, *scratch;       // minus rank one: [batch, time / kDiagonalTile rounded up, states, 2, width]
 };
 
 // Steps between which the states are kept, and at most so many channels add up what B and C get.

@@ -43,6 +43,8 @@ struct DplrLoop : DiagonalLoop<P> {
   DplrLoop(const Diagonal& dplr, i64 batch_row, i64 channel, Room& memory)
       : Base(dplr, batch_row, channel), room(memory) {}
 
+  // Where scratch [batch, tiles, states] holds h at the beginning of a tile.
+  i64 note(i64 tile) const { return (b * ((s.time + kTile - 1) / kTile) + tile) * s.states; }
   C* zeros() const { return room.zeros.get(); }
   C* h(i64 j) const { return room.h.get() + j * s.states; }  // before step j of a tile, whether forgotten or not
   C* g(i64 j) const { return room.g.get() + j * s.states; }  // the gradient of what step j makes
@@ -111,7 +113,7 @@ struct DplrLoop : DiagonalLoop<P> {
   // The steps of a tile once more, from the note of its beginning.
   template <class N>
   void fill(i64 tile, N n) const {
-    get(s.scratch, Base::note(tile, 0), h(0), n);
+    get(s.scratch, note(tile), h(0), n);
     V fed = feedback(h(0));
     for (i64 j = 0; j < steps(tile); ++j) {
       const i64 t = tile * kTile + j;
@@ -126,7 +128,7 @@ struct DplrLoop : DiagonalLoop<P> {
   void take_notes(N n) const {
     get(s.h_0, b * s.states, h(0), n);
     for (i64 tile = 0; tile < tiles(); ++tile) {
-      put(s.scratch, Base::note(tile, 0), h(tile ? kTile : 0), n);
+      put(s.scratch, note(tile), h(tile ? kTile : 0), n);
       if (tile + 1 < tiles()) fill(tile, n);
     }
   }

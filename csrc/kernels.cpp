@@ -3,7 +3,7 @@
 #include "attention.h"
 #include "cell.h"
 #include "conv.h"
-#include "diagonal.h"
+#include "diagonal_backward.h"
 #include "dplr.h"
 #include "fours.h"
 #include "linear.h"

@@ -56,9 +56,10 @@ def diagonal_backward(
         return du, torch.zeros_like(parameters), torch.zeros_like(skip), dh_n.clone()
     (batch, time, _), dh_0 = u.shape, torch.empty_like(h_0)
     dparameters, dskip = h_0.new_empty(batch, *parameters.shape), h_0.new_empty(batch, *skip.shape)
-    scratch = h_0.new_empty(batch * -(-time // _TILE), *h_0.shape[1:])
+    name = _NAMES[parameters.shape[1]]
+    scratch = h_0.new_empty(batch * -(-time // _TILE) if name == "dplr" else 0, *h_0.shape[1:])
     call(
-        f"{_NAMES[parameters.shape[1]]}_backward",
+        f"{name}_backward",
         _DIAGONAL.pack(
             *_sizes(u, len(parameters)),
             *map(pointer, masks),
