@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace recurra::RECURRA_LEVEL {
@@ -106,14 +107,14 @@ inline Vec<T> exp(Vec<T> x) {
 template <class T>
 inline Vec<T> exp2(Vec<T> x, Vec<T> y) {
   using F = Format<T>;
-  using Int = typename F::Int;
-  constexpr T magic = T(1.5) * T(Int(1) << F::mantissa);  // adding it rounds to an integer
+  using Bits = std::make_unsigned_t<typename F::Int>;  // whose overflow, elsewhere, is no error
+  constexpr T magic = T(1.5) * T(Bits(1) << F::mantissa);  // adding it rounds to an integer
   const Vec<T> shifted = x * y + magic, f = x * y - (shifted - magic), square = f * f;
   const auto pair = [&](int k) { return f * F::power[k + 1] + F::power[k]; };
   Vec<T> sum = pair(F::powers - 2);
   for (int k = F::powers - 4; k >= 0; k -= 2) sum = sum * square + pair(k);
   sum = sum * f + 1;
-  return bit_cast<Vec<T>>(bit_cast<Vec<Int>>(sum) + (bit_cast<Vec<Int>>(shifted) << F::mantissa));
+  return bit_cast<Vec<T>>(bit_cast<Vec<Bits>>(sum) + (bit_cast<Vec<Bits>>(shifted) << F::mantissa));
 }
 
 // 2^x; beyond the range of normal numbers the result stays at its ends, and NaN stays NaN.
