@@ -71,7 +71,8 @@ def fours(xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     require(*xs, *weights)
     y = advise(xs[0].new_empty(*xs[0].shape[:-1], sum(w.numel() // 4 for w in weights)))
     for x, weight, part in zip(xs, weights, _of_each(y, weights), strict=True):
-        call("fours_forward", _FOURS.pack(*_fours(flat_rows(x), weight.contiguous(), part), 0, 0, 0))
+        rows, blocks = flat_rows(x), weight.contiguous()  # copies must outlive the call
+        call("fours_forward", _FOURS.pack(*_fours(rows, blocks, part), 0, 0, 0))
     return y
 
 
@@ -82,7 +83,8 @@ def fours_backward(dy: Tensor, xs: Sequence[Tensor], weights: Sequence[Tensor]) 
     for x, dx, weight, part in zip(xs, dxs, weights, _of_each(dy, weights), strict=True):
         sums = -(-len(part) // _FOURS_ROWS)
         dweight = weight.new_empty(sums, *weight.shape, dtype=STATES[x.dtype])
-        record = *_fours(flat_rows(x), weight.contiguous(), part), *rows_of(flat_rows(dx)), dweight.data_ptr()
+        rows, blocks = flat_rows(x), weight.contiguous()  # copies must outlive the call
+        record = *_fours(rows, blocks, part), *rows_of(flat_rows(dx)), dweight.data_ptr()
         call("fours_backward", _FOURS.pack(*record))
         dweights.append(dweight.sum(0).to(weight.dtype))
     return [*dxs, *dweights]
