@@ -147,6 +147,18 @@ def test_an_epoch_has_every_pair_once_and_like_lengths_together(data: Translatio
     assert not torch.equal(feed.batch(0)[0].source, feed.batch(steps)[0].source)
     with pytest.raises(ValueError, match="carry"):
         data.feed(8, 0, 1, carry=True)
+    with pytest.raises(ValueError, match="batch: 293 pairs make a step, there are 292"):
+        data.feed(293, 0, 1, carry=False)
+
+
+def test_no_pair_is_left_out_of_every_epoch(data: Translation) -> None:
+    """Not the longest either, which stand where a sorted text ends."""
+    assert len(data.train) % 8
+    feed, seen = data.feed(8, 0, 1, carry=False), set()
+    for step in range(6 * (len(data.train) // 8)):
+        pair, _ = feed.batch(step)
+        seen |= {tuple(row[:n].tolist()) for row, n in zip(pair.source, pair.lengths, strict=True)}
+    assert seen == {(*one, feed.edge) for one, _ in data.train}
 
 
 def test_worked_example() -> None:

@@ -74,22 +74,22 @@ class Buckets:
         return True
 
     def batch(self, step: int) -> tuple[Pair, Tensor]:
-        """The pairs of a step; what does not fill a batch at the end of an epoch is left out."""
-        epoch, place = divmod(step, max(len(self.pairs) // self.rows, 1))
+        """The pairs of a step; in each epoch other ones are left out, fewer than fill a batch."""
+        epoch, place = divmod(step, len(self.pairs) // self.rows)
         return batch([self.pairs[i] for i in _epoch(self, epoch)[place]], self.edge)
 
 
 @lru_cache(maxsize=2)
 def _epoch(feed: Buckets, epoch: int) -> list[list[int]]:
     """Which pairs go together: sorted by length in stretches of a random order, the batches shuffled."""
-    draw = np.random.default_rng((feed.seed, epoch))
-    order, stretch = draw.permutation(len(feed.pairs)).tolist(), SORTED * feed.rows
-    batches = []
-    for first in range(0, len(order), stretch):
+    draw, stretch = np.random.default_rng((feed.seed, epoch)), SORTED * feed.rows
+    # Before they are sorted: of a sorted stretch the longest would be left out, of a small text always.
+    whole = len(feed.pairs) // feed.rows * feed.rows
+    order, batches = draw.permutation(len(feed.pairs))[:whole].tolist(), []
+    for first in range(0, whole, stretch):
         near = sorted(order[first : first + stretch], key=lambda i: tuple(map(len, reversed(feed.pairs[i]))))
         batches += [near[i : i + feed.rows] for i in range(0, len(near), feed.rows)]
-    whole = [rows for rows in batches if len(rows) == feed.rows] or batches
-    return [whole[i] for i in draw.permutation(len(whole))]
+    return [batches[i] for i in draw.permutation(len(batches))]
 
 
 class Judged(NamedTuple):
@@ -125,9 +125,11 @@ class Translation:
         return self.vocabulary.size + 1
 
     def feed(self, rows: int, context: int, seed: int, carry: bool) -> Buckets:
-        """Raises ValueError where the state is to be carried."""
+        """Raises ValueError where the state is to be carried, or a batch is of more pairs than there are."""
         if carry:
             raise ValueError("carry: no sentence goes on from another")
+        if rows > len(self.train):
+            raise ValueError(f"batch: {rows} pairs make a step, there are {len(self.train)} to train on")
         return Buckets(self.train, self.vocabulary.size, rows, seed)
 
     def measures(self, loss: float) -> dict[str, float]:
@@ -208,7 +210,7 @@ class Translation:
             asked = int((targets != IGNORED).sum())
             nats += model.loss(pair, targets.to(device_of(model)))[0].item() * asked
             tokens += asked
-        return math.exp(nats / tokens)
+        return self.measures(nats / tokens)[self.metric]
 
 
 def _said(name: str, value: float) -> str:
