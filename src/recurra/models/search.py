@@ -43,6 +43,7 @@ class _Sentence:
         self.longest, self.end, self.beam, self.penalty = longest, limits.end, beam, penalty
         self.begun: list[tuple[list[int], float]] = [([], 0.0)]
         self.found: list[Hypothesis] = []
+        self.cut: list[Hypothesis] = []
 
     def grow(self, words: list[list[int]], following: list[list[float]]) -> list[int]:
         """Make each beginning one token longer, the best of all that are possible: which one each comes from.
@@ -58,17 +59,17 @@ class _Sentence:
         ]
         best = sorted(made, key=itemgetter(0), reverse=True)[: 2 * self.beam]
         for score, parent, _ in (one for one in best[: self.beam] if one[2] == self.end):
-            self._find(self.begun[parent][0], score, len(self.begun[parent][0]) + 1)
+            tokens = self.begun[parent][0]
+            self.found.append(self._scored(tokens, score, len(tokens) + 1))
         going = [one for one in best if one[2] != self.end][: self.beam]
         self.begun = [([*self.begun[parent][0], word], score) for score, parent, word in going]
         return [parent for _, parent, _ in going]
 
     def goes_on(self) -> bool:
-        """Whether a beginning may still beat what was found; where there is no room left, it is an answer."""
+        """Whether a beginning may still beat what was found; where there is no room left, it is cut off."""
         tokens, score = self.begun[0]
         if len(tokens) == self.longest:
-            for whole, p in self.begun:
-                self._find(whole, p, self.longest)
+            self.cut = [self._scored(begun, p, self.longest) for begun, p in self.begun]
             return False
         if self.beam == 1 and self.found:  # what goes on is not the likeliest token
             return False
@@ -76,11 +77,12 @@ class _Sentence:
         return len(self.answers()) < self.beam or self.answers()[-1].score < best
 
     def answers(self) -> list[Hypothesis]:
-        """The best that were found."""
-        return sorted(self.found, key=lambda h: -h.score)[: self.beam]
+        """The best that were found; of those that were cut off only what there is room for."""
+        found = sorted(self.found, key=lambda h: -h.score)
+        return [*found, *self.cut][: self.beam]
 
-    def _find(self, tokens: list[int], score: float, length: int) -> None:
-        self.found.append(Hypothesis(tokens, score / _normaliser(length, self.penalty)))
+    def _scored(self, tokens: list[int], score: float, length: int) -> Hypothesis:
+        return Hypothesis(tokens, score / _normaliser(length, self.penalty))
 
 
 def _normaliser(length: int, penalty: float) -> float:
@@ -132,7 +134,8 @@ def beam_search(
 
     beam 1: the likeliest token at every step. penalty: of length, arXiv 1609.08144, equation 14; 0 compares
     log-probabilities as they are, which favours short sentences. What has no end after `longest` tokens
-    counts as it is. Memory is that of `beam` states a row. Raises ValueError that names the argument.
+    comes behind all that have one: a beginning is likelier than each of its sentences. Memory is that of
+    `beam` states a row. Raises ValueError that names the argument.
     """
     if beam < 1:
         raise ValueError(f"beam must be at least 1, got {beam}")
