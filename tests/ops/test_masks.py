@@ -270,6 +270,26 @@ def test_the_future_and_other_rows_stay_away(named: tuple[Op, Op, Any]) -> None:
         assert not changed[torch.arange(BATCH) != b].any()
 
 
+def _pulled(op: Op, x: Tensor, state: Any, reset: Tensor | None = None) -> tuple[Tensor, Any, Tensor, Any]:
+    """y and the last state, and the gradients of x and of the first one."""
+    x, first = x.detach().requires_grad_(), type(state)(*(s.detach().requires_grad_() for s in state))
+    y, end = op(x, first, reset)
+    loss = y.sin().sum() + sum(s.sin().sum() for s in end)
+    dx, *dfirst = torch.autograd.grad(loss, [x, *first], materialize_grads=True)
+    return y, end, dx, type(state)(*dfirst)
+
+
+def test_how_a_state_lies_in_memory(named: tuple[Op, Op, Any]) -> None:
+    op, _, state = named
+    x, turned = (
+        torch.randn(BATCH, TIME, WIDTH),
+        type(state)(*(s.movedim(0, -1).contiguous().movedim(-1, 0) for s in state)),
+    )
+    got, want = _pulled(op, x, turned), _pulled(op, x, state)
+    _same(got[:2], want[:2])
+    _same(got[2:], want[2:])
+
+
 def test_inputs_are_left_alone(named: tuple[Op, Op, Any]) -> None:
     op, _, state = named
     x, reset, lengths = torch.randn(BATCH, TIME, WIDTH), _reset(), torch.tensor([TIME, 5, 0])

@@ -20,10 +20,10 @@ def token_mix(
 ) -> tuple[list[Tensor], Tensor]:
     """(m x_t + (1 - m) x_{t-1} for each m of mixes [M, D], the last input); state [B, 1, D] in its dtype."""
     require(x)
-    ys, state_n = [advise(empty_as(x)) for _ in range(len(mixes))], torch.empty_like(state)
+    ys, state = [advise(empty_as(x)) for _ in range(len(mixes))], state.contiguous()
     if not x.numel():
         return ys, state.clone()
-    x, state, mixes = as_rows(x), state.contiguous(), mixes.to(state.dtype).contiguous()
+    x, mixes, state_n = as_rows(x), mixes.to(state.dtype).contiguous(), torch.empty_like(state)
     given = (pointer(reset), pointer(lengths), *view_of(x), mixes.data_ptr(), state.data_ptr())
     call("token_mix_forward", _MIX.pack(*_sizes(x, ys), *given, state_n.data_ptr(), *_views(ys), *(0,) * 6))
     return ys, state_n
@@ -40,11 +40,12 @@ def token_mix_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, mixes and state."""
     require(x)
-    dx, dstate = advise(empty_as(x)), torch.empty_like(state)
+    dx, state = advise(empty_as(x)), state.contiguous()
+    dstate_n = dstate_n.to(state.dtype).contiguous()
     if not x.numel():
         return dx, mixes.new_zeros(mixes.shape), dstate_n.clone()
-    x, state, wide = as_rows(x), state.contiguous(), mixes.to(state.dtype).contiguous()
-    dys, dstate_n = [as_rows(dy.to(x.dtype)) for dy in dys], dstate_n.to(state.dtype).contiguous()
+    x, wide, dstate = as_rows(x), mixes.to(state.dtype).contiguous(), torch.empty_like(state)
+    dys = [as_rows(dy.to(x.dtype)) for dy in dys]
     dmixes = state.new_empty(len(x), -(-x.shape[1] // _BLOCK), *mixes.shape)
     given = (pointer(reset), pointer(lengths), *view_of(x), wide.data_ptr(), state.data_ptr(), 0)
     grads = (dstate_n.data_ptr(), *view_of(dx), dmixes.data_ptr(), dstate.data_ptr())
