@@ -37,6 +37,7 @@ def same_bits(f: Callable[[], tuple[Tensor, ...]]) -> None:
         "softmax",
         "softmax decaying",
         "selective",
+        "token mix",
     ],
 )
 def test_recurrences(name: str, case: Case) -> None:

@@ -50,6 +50,19 @@ def test_the_whole_matrix(sizes: list[tuple[int, ...]], at: tuple[int, ...], dty
         close(got, want)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_gradients(sizes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    xs, weights = _drawn(sizes, (3, 25), dtype)
+    leaves = [x.requires_grad_() for x in (*xs, *weights)]
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    y = ops.block_product(xs, weights)
+    dy = torch.randn(y.shape).to(dtype)
+    want = torch.autograd.grad(_truth(wide[: len(xs)], wide[len(xs) :]), wide, dy.double())
+    for got, expected in zip(torch.autograd.grad(y, leaves, dy), want, strict=True):
+        close(got, expected)
+
+
 @NATIVE
 @torch.no_grad()
 @pytest.mark.parametrize("at", FEW, ids=str)

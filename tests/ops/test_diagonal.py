@@ -126,7 +126,7 @@ FORMS = [
 # In chunks, what a step does is multiplied by itself.
 CHUNKED = {("dplr", plain): 512.0}
 CASES = [
-    (Case(time, width, masks, batch=1 + i % 3), 1 + (i + j) % 4, POLES[(i + 2 * j) % 4])
+    (Case(time, width, masks, batch=1 + i % 3), 1 + (i + j) % 5, POLES[(i + 2 * j) % 4])
     for i, time in enumerate((0, 1, 2, 63, 64, 65, 150))
     for j, (width, masks) in enumerate(zip((1, 3, 17, 40), ("none", "reset", "lengths", "both"), strict=True))
 ]
