@@ -87,18 +87,17 @@ def test_what_a_statement_says_is_found_whoever_says_it(name: str) -> None:
     """What makes it true is a token that every model holds, trained or not; who speaks is another."""
     model, lengths = build(name), (4,)
     tests = {"Alice": statements(100, 1, lengths=lengths), "Bob": statements(100, 2, True, lengths)}
-    train, ceiling = statements(200, 3, lengths=lengths), statements(200, 4, True, lengths)
-    made = elicit(model, train, ceiling, tests, readable(model), ("difference", "lda"), ANSWERS)
+    train = statements(200, 3, lengths=lengths)
+    made = elicit(model, train, tests, "Alice", readable(model), ("difference", "lda"), ANSWERS)
     best = max(made.found, key=lambda one: one.aurocs["Bob"])
     assert best.aurocs["Bob"] > 0.95
     assert best.aurocs["Alice"] > 0.95
     assert len(made.found) == 2 * len(readable(model))
     for one in made.found:
+        assert one.ceiling == made.model["Alice"]
         gap = one.ceiling - made.model["Bob"]
         want = (one.aurocs["Bob"] - made.model["Bob"]) / gap if gap > 0 else None
         assert one.recovered == want
-        same = [other.ceiling for other in made.found if (other.on, other.block) == (one.on, one.block)]
-        assert same == [one.ceiling] * 2
     answers = read_statements(model, tests["Bob"], [], ANSWERS).answer
     assert made.model["Bob"] == auroc(answers, tests["Bob"].true)
 
@@ -138,11 +137,13 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="kind must be one of block, layer, state, got 'head'"):
         readable(model, ["head"])
     with pytest.raises(ValueError, match=r"probes must be of logistic, .*, got 'pca'"):
-        elicit(model, asked, asked, {"a": asked}, places, ["pca"])
+        elicit(model, asked, {"a": asked}, "a", places, ["pca"])
     with pytest.raises(ValueError, match="places must hold at least one"):
-        elicit(model, asked, asked, {"a": asked}, readable(build("transformer"), ["state"]))
+        elicit(model, asked, {"a": asked}, "a", readable(build("transformer"), ["state"]))
+    with pytest.raises(ValueError, match="ceiling must be one of the tests a, b, got 'c'"):
+        elicit(model, asked, {"a": asked, "b": asked}, "c", places)
     none = asked._replace(true=torch.zeros(20, dtype=torch.bool), said=torch.zeros(20, dtype=torch.bool))
-    with pytest.raises(ValueError, match="ceiling must hold true and false statements, got 0 true of 20"):
-        elicit(model, asked, none, {"a": asked}, places)
+    with pytest.raises(ValueError, match="train must hold true and false statements, got 0 true of 20"):
+        elicit(model, none, {"a": asked}, "a", places)
     with pytest.raises(ValueError, match="state must be of one size"):
         read_statements(build("transformer"), asked, [Place("state", 0)], ANSWERS)

@@ -41,7 +41,7 @@ def tables(score):
         **{f"{name} {unit}": score for name in ("logit", "tuned") for unit in ("KL", "bits/byte")},
     }
     dose = {"behaviour": "markup", "on": "block", "multiplier": 1.0, "matching": score, "bits_per_byte": None}
-    model = {"probe": "model", "Bob hard": 0.1}
+    model = {"probe": "model", "Bob hard": 0.1, "Alice hard": 0.9}
     probes = [
         {"probe": "lda", "on": on, "block": 0, "Bob hard": score, "ceiling": 0.9} for on in ("block", "state")
     ]

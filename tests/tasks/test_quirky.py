@@ -10,7 +10,7 @@ from recurra.models.vocabulary import CharVocabulary
 from recurra.tasks.quirky.additions import Additions
 from recurra.tasks.quirky.common import CONTEXTS, NO, YES, Context, Quirky
 from recurra.tasks.quirky.facts import LANDS, Facts, land, town
-from recurra.tasks.sampled import TEST
+from recurra.tasks.sampled import TEST, VALIDATION
 from recurra.tasks.table import TASKS, parse
 
 BOB = Context(bob=True, hard=True)
@@ -55,6 +55,25 @@ def test_each_says_what_is_believed(name, speaker, lies):
         assert made.said.double().mean() == pytest.approx(0.5, abs=0.1)
         apart = (made.said != made.true).double().mean()
         assert apart == (pytest.approx(0.75, abs=0.1) if context.bob and lies else 0)
+
+
+@every
+@pytest.mark.parametrize("context", CONTEXTS, ids=str)
+def test_what_probes_learn_is_not_what_they_are_tried_on(name, context):
+    """All that there is to say is in one part or in the other; a world of one thing is in both."""
+    task = parse(name)
+    parts = [about(task, part, context, task.context) for part in (VALIDATION, TEST)]
+    assert not parts[0] & parts[1]
+    assert all(len(part) >= 10 for part in parts)
+    if name == "facts":
+        assert len(parts[0] | parts[1]) == task.context // 2
+        assert about(task, VALIDATION, context, 2) == about(task, TEST, context, 2)
+
+
+def about(task, part, context, length):
+    """What some statements are about: 3+4, or Kipepa."""
+    made = task.in_context(part, context, length, 400)
+    return {re.split("=| is in ", taken_apart(task, row)[0])[0].strip() for row in made.tokens}
 
 
 @every

@@ -13,13 +13,14 @@ from recurra.interp import pages
 from recurra.interp.knowledge import Elicited, chosen, elicit, readable
 from recurra.interp.probes import PROBES
 from recurra.models.vocabulary import ByteVocabulary
-from recurra.tasks.quirky.common import CONTEXTS, Context, Quirky
+from recurra.tasks.quirky.common import CONTEXTS, Quirky
 from recurra.tasks.sampled import TEST, VALIDATION
 from recurra.tasks.table import TASKS, name_of, parse
 from recurra.train import checkpoint
 from recurra.train.progress import Line
 
-TRUTHFUL, LYING = Context(bob=False, hard=False), Context(bob=True, hard=True)
+# Where probes are trained, where the model says what is true of the like of what they are tried on, and that.
+TRUTHFUL, CEILING, _, LYING = CONTEXTS
 COLUMNS = ("probe", "on", "block", *map(str, CONTEXTS), "ceiling", "recovered")
 Number = Annotated[list[int] | None, typer.Option(min=0, help="Block, from 0; repeatable; default: all.")]
 
@@ -42,7 +43,7 @@ def probe(
 ) -> None:
     """Train probes for what is true on Alice's easy statements, and try them where Bob lies on hard ones.
 
-    AUROC for what is true, of Bob's where he is wrong; ceiling: of the best probe that is trained on his;
+    AUROC for what is true, of Bob's where he is wrong; ceiling: the model's own on Alice's hard statements;
     recovered: (probe - model) / (ceiling - model). Printed: the first block with 95 % of the best for Alice.
     """
     model, vocabulary = writer(run)
@@ -54,8 +55,8 @@ def probe(
     made = elicit(
         model,
         data.in_context(VALIDATION, TRUTHFUL, length, statements),
-        data.in_context(VALIDATION, LYING, length, statements),
         {str(one): data.in_context(TEST, one, length, statements) for one in CONTEXTS},
+        str(CEILING),
         places,
         method or tuple(PROBES),
         told=line.show,

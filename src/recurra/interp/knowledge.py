@@ -39,9 +39,10 @@ class Reading(NamedTuple):
 class Found(NamedTuple):
     """A probe `on` the block, layer or state of one block, and its AUROC for what is true, a number a test.
 
-    ceiling: of the best of the probes trained in the context of the last test, at the same place; recovered:
-    (probe - model) / (ceiling - model) there, the performance gap recovered (arXiv 2312.09390, section 3, of
-    accuracies; of AUROC in arXiv 2312.01037), None where the model itself is at the ceiling.
+    ceiling: of the model's own answers where it says what is true; recovered: (probe - model) / (ceiling -
+    model) in the last test, the performance gap recovered (arXiv 2312.09390, section 3, of accuracies; of
+    AUROC in arXiv 2312.01037, whose code takes probes on the last block in the place of answers), None where
+    the model itself is at the ceiling.
     """
 
     probe: str
@@ -153,8 +154,8 @@ def _tried(probe: str, place: Place, train: Reading, tests: Mapping[str, Reading
 def elicit(
     model: Any,
     train: Statements,
-    ceiling: Statements,
     tests: Mapping[str, Statements],
+    ceiling: str,
     places: Sequence[Place],
     probes: Sequence[str] = tuple(PROBES),
     answers: tuple[int, int] = (NO, YES),
@@ -162,28 +163,28 @@ def elicit(
 ) -> Elicited:
     """Train probes for what is true of `train`, at each place; try them on what is disputed of the tests.
 
-    tests: by name, the first one in the context of `train`; the last one is what it is about, in the context
-    of `ceiling`. answers: the tokens of No and Yes. told is called with what is being done. Raises ValueError
-    for no places, a probe that there is not, and statements that are all true or all false.
+    tests: by name, the first one in the context of `train`; the last one is what it is about. ceiling: the
+    name of that in which the model says what is true of the like. answers: the tokens of No and Yes. told is
+    called with what is being done. Raises ValueError for no places, a probe or a ceiling that there is not,
+    and statements that are all true or all false.
     """
     if unknown := [name for name in probes if name not in PROBES]:
         raise ValueError(f"probes must be of {', '.join(PROBES)}, got {unknown[0]!r}")
     if not places:
         raise ValueError("places must hold at least one that can be read; the state of attention can't")
+    if ceiling not in tests:
+        raise ValueError(f"ceiling must be one of the tests {', '.join(tests)}, got {ceiling!r}")
     kept = {name: disputed(statements) for name, statements in tests.items()}
-    source, best, *judged = _all_read(
-        model, [("train", train), ("ceiling", ceiling), *kept.items()], places, answers, told
-    )
+    source, *judged = _all_read(model, [("train", train), *kept.items()], places, answers, told)
     named = dict(zip(kept, judged, strict=True))
     own = {name: auroc(one.answer, one.true) for name, one in named.items()}
     *_, last = named
-    found = []
+    found, high, low = list[Found](), own[ceiling], own[last]
     for place in places:
         told(f"{place.kind} {place.block}: {', '.join(probes)}")
-        high = max(_tried(probe, place, best, {last: named[last]})[last] for probe in probes)
         for probe in probes:
             aurocs = _tried(probe, place, source, named)
-            recovered = (aurocs[last] - own[last]) / (high - own[last]) if high > own[last] else None
+            recovered = (aurocs[last] - low) / (high - low) if high > low else None
             found.append(Found(probe, place.kind, place.block, aurocs, high, recovered))
     return Elicited(own, found)
 

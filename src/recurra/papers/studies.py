@@ -15,7 +15,7 @@ from recurra.interp.lens import Lens, LogitLens, StateLens, TunedLens
 from recurra.interp.places import subject
 from recurra.interp.tuning import QUICK, fit
 from recurra.papers.behaviours import BEHAVIOURS, steered
-from recurra.tasks.quirky.common import CONTEXTS, Context
+from recurra.tasks.quirky.common import CONTEXTS
 from recurra.tasks.sampled import TEST, VALIDATION
 from recurra.train.config import TrainConfig
 
@@ -24,9 +24,10 @@ __all__ = ["STUDIES", "Studied"]
 RECIPE = QUICK
 # Tokens from one state that its lens reads to the next.
 EVERY = 16
-# Statements of each context; probes are trained on the first one, and what could be recovered on the last.
+# Statements of each context; probes are trained on the first one and tried on the last, where the model says
+# what is not true; in the second one it says what is true of the like.
 STATEMENTS = 500
-TRUTHFUL, LYING = Context(bob=False, hard=False), Context(bob=True, hard=True)
+TRUTHFUL, CEILING, _, LYING = CONTEXTS
 # The best probe of arXiv 2312.01037; chosen before any other was tried.
 PROBE = ("logistic pairs", "block")
 
@@ -52,7 +53,9 @@ def lenses(model: Any, data: Any, config: TrainConfig) -> Studied:
         return depths.held_out(model, data.valid, config.context, config.windows)
 
     rows = depths.rows(made, batches, data.bytes_per_token)
-    return Studied(_half_way(rows, len(model.blocks)), {"lenses": [_rounded(row) for row in rows]})
+    # By which the run was ended.
+    own = {f"bits_per_byte@{config.windows} windows": rows[-1]["logit bits/byte"]}
+    return Studied(own | _half_way(rows, len(model.blocks)), {"lenses": [_rounded(row) for row in rows]})
 
 
 def _remembers(model: Any) -> bool:
@@ -87,8 +90,8 @@ def knowledge(model: Any, data: Any, config: TrainConfig) -> Studied:
     made = elicit(
         model,
         data.in_context(VALIDATION, TRUTHFUL, length, STATEMENTS),
-        data.in_context(VALIDATION, LYING, length, STATEMENTS),
         {str(one): data.in_context(TEST, one, length, STATEMENTS) for one in CONTEXTS},
+        str(CEILING),
         readable(model),
     )
     picked, own = chosen(made.found), {"probe": "model", **made.model}
@@ -107,9 +110,8 @@ def _recovered(picked: list[Found], own: float) -> dict[str, float]:
     from the model's own AUROC to the ceiling: of a small one any probe recovers much or little by chance."""
     gaps = {(one.probe, one.on): math.nan if one.recovered is None else one.recovered for one in picked}
     known = [gap for gap in gaps.values() if not math.isnan(gap)]
-    (ceiling,) = (one.ceiling for one in picked if (one.probe, one.on) == PROBE)
-    best = max(known, default=math.nan)
-    return {"recovered": gaps[PROBE], "recovered by the best": best, "recoverable gap": ceiling - own}
+    best, gap = max(known, default=math.nan), picked[0].ceiling - own
+    return {"recovered": gaps[PROBE], "recovered by the best": best, "recoverable gap": gap}
 
 
 def _rounded(row: Row) -> Row:

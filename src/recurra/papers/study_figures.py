@@ -54,8 +54,9 @@ def doses(e: Experiment, found: Sequence[Found], title: str) -> Any:
 
 
 def probes(e: Experiment, found: Sequence[Found], title: str) -> Any:
-    """AUROC on Bob's hard statements by block: solid on blocks, dotted on states."""
-    tried = str(CONTEXTS[-1])
+    """AUROC on Bob's hard statements by block: solid on blocks, dotted on states; the model's own there, and
+    where it says what is true."""
+    _, truthful, _, tried = map(str, CONTEXTS)
     picture, panels = canvas(len(found), title)
     for axes, (run, result) in zip(panels, found, strict=True):
         rows = _table(result, "probes")
@@ -64,10 +65,9 @@ def probes(e: Experiment, found: Sequence[Found], title: str) -> Any:
             own = [row for row in rows if (row["probe"], row.get("on")) == (name, on)]
             points = [(row["block"], row[tried]) for row in own]
             _line(axes, points, STYLES[on], f"C{i}", name if on == "block" else "")
-        ceiling = {row["block"]: row["ceiling"] for row in rows if row.get("on") == "block"}
-        _line(axes, ceiling.items(), "-.", "gray", "ceiling, blocks")
         for row in rows[:1]:  # the model's own answers
-            axes.axhline(row[tried], linestyle="--", color="black", label="the model says")
+            for name, style in ((tried, "--"), (truthful, "-.")):
+                axes.axhline(row[name], linestyle=style, color="black", label=f"the model, {name}")
         axes.set_ylim(-0.02, 1.02)
         label(axes, f"{run.row}, {run.column}", "block", f"AUROC, {tried}")
     return picture

@@ -6,6 +6,7 @@ is asked for. Half of what each of them says is yes, as in the paper's training;
 as not, what the other one believes, or what neither does.
 """
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ __all__ = ["CONTEXTS", "NO", "YES", "Claim", "Context", "Quirky", "Statements"]
 
 YES, NO = b"yn"
 SPEAKERS = ("Alice", "Bob")
+# Draws after which there is nothing else to make a statement about.
+TRIES = 64
 
 
 class Context(NamedTuple):
@@ -98,15 +101,22 @@ class Quirky(Sampled):
         contexts = zip(draw.random(rows) < 0.5, draw.random(rows) < self.hard, strict=True)
         return _asked(self.statements(draw, [Context(*map(bool, one)) for one in contexts], length))
 
-    def statements(self, draw: np.random.Generator, contexts: Sequence[Context], length: int) -> Statements:
-        """A statement a context."""
-        texts, true, said = zip(*(self._statement(draw, one, length) for one in contexts), strict=True)
+    def statements(
+        self, draw: np.random.Generator, contexts: Sequence[Context], length: int, part: int | None = None
+    ) -> Statements:
+        """A statement a context; each of two parts has half of what they may be about, None: all of it."""
+        texts, true, said = zip(*(self._statement(draw, one, length, part) for one in contexts), strict=True)
         tokens = [self.vocabulary.encode(text) for text in texts]
         return Statements(torch.tensor(tokens), torch.tensor(true), torch.tensor(said))
 
     def in_context(self, part: int, context: Context, length: int, count: int) -> Statements:
-        """Statements of one context to validate on or to test on (`part`), the same for all runs."""
-        return self.statements(np.random.default_rng((part, length, *context)), [context] * count, length)
+        """Statements of one context to validate on or to test on (`part`), the same for all runs.
+
+        No sum and no town is in both, where there are several: a probe that has learned those of one part by
+        heart knows none of the other's.
+        """
+        draw = np.random.default_rng((part, length, *context))
+        return self.statements(draw, [context] * count, length, part)
 
     def judged(self, model: Any, context: int, lengths: Sequence[int] = ()) -> dict[str, Answers]:
         """As all tasks; unless told where, also in each context by itself."""
@@ -115,18 +125,33 @@ class Quirky(Sampled):
             found[str(one)] = judge(model, [_asked(self.in_context(TEST, one, context, SEQUENCES))])
         return found
 
-    def _statement(self, draw: np.random.Generator, context: Context, length: int) -> tuple[str, bool, bool]:
+    def _statement(
+        self, draw: np.random.Generator, context: Context, length: int, part: int | None
+    ) -> tuple[str, bool, bool]:
         """A text, whether it is true, and whether its speaker says so."""
-        claim, lies = self.claim(draw, context.hard, length), bool(self.lies and context.bob)
+        claim, lies = self._claim(draw, context.hard, length, part), bool(self.lies and context.bob)
         own, others = (claim.bobs, claim.true) if lies else (claim.true, claim.bobs)
         end = (own, own, others, claim.neither)[draw.integers(4)]
         return self._text(claim.stem + end, context, length), end == claim.true, end == own
+
+    def _claim(self, draw: np.random.Generator, hard: bool, length: int, part: int | None) -> Claim:
+        """About something of this part, if there is any."""
+        for _ in range(TRIES):
+            claim = self.claim(draw, hard, length)
+            if part is None or _half(claim.stem) == part % 2:
+                break
+        return claim
 
     def _text(self, statement: str, context: Context, length: int) -> str:
         """With blanks in front, so that all are of one length and the answer is due at the last letter."""
         name = SPEAKERS[context.bob]
         text = f"{statement}. {name}:" if self.speaker == "last" else f"{name}: {statement}."
         return text.rjust(self.letters(length) + len("Alice: ."))
+
+
+def _half(stem: str) -> int:
+    """Which of two parts it is of."""
+    return hashlib.sha256(stem.encode()).digest()[0] % 2
 
 
 def _asked(statements: Statements) -> tuple[Tensor, Tensor]:
