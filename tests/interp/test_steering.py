@@ -17,6 +17,7 @@ from recurra.interp import (
     Place,
     Writing,
     answers,
+    by_chance,
     change,
     contrast,
     encode_pairs,
@@ -289,6 +290,16 @@ def test_chance() -> None:
     assert 0 < low < mean < high
     assert p < 0.01
     assert change(before, before + noise) == change(before, before + noise)
+
+
+@pytest.mark.parametrize(("sign", "least", "most"), [(1, 0.01, 0.1), (-1, 0.9, 1.0)])
+def test_chance_of_a_direction(sign: int, least: float, most: float) -> None:
+    """Hardly any goes as far as the one by which the head tells answers; all go further than its opposite."""
+    model, place = build("mingru"), Place("block", DEPTH - 1)
+    matching, other = subject(model).unembedding.detach()[[3, 5]]
+    vectors = {place: sign * (matching - other)}
+    (dose,) = sweep(model, pairs(), vectors, [1.0])
+    assert least <= by_chance(model, pairs(), vectors, dose) <= most
 
 
 def test_vectors_know_their_model(tmp_path: Path) -> None:

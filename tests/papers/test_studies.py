@@ -50,11 +50,12 @@ def test_lenses(kind, text, monkeypatch):
     assert scores["blocks where the tuned lens is nearer"] in {0, 1}
     assert ("state KL" in first) == (kind == "mingru")
     assert last["tuned bits/byte"] == pytest.approx(text.score(model(kind), 16, 4), abs=1e-4)
+    assert scores["bits_per_byte@4 windows"] == pytest.approx(last["tuned bits/byte"], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steering(kind, text, monkeypatch):
-    for name, value in (("DOSES", (-1.0, 0.0, 1.0)), ("PASSAGES", 4), ("WRITTEN", 2)):
+    for name, value in (("DOSES", (-1.0, 0.0, 1.0)), ("PASSAGES", 4), ("WRITTEN", 2), ("DRAWN", 2)):
         monkeypatch.setattr(behaviours, name, value)
     scores, tables = studies.steering(model(kind), text, CONFIG)
     places = ["block", "state", "block+state"] if kind == "mingru" else ["block"]
@@ -62,6 +63,7 @@ def test_steering(kind, text, monkeypatch):
     assert [(row["behaviour"], row["on"]) for row in tables["steering"]] == [
         (behaviour.name, on) for behaviour in BEHAVIOURS for on in told + places
     ]
+    assert all(("p of signs" in row) == (row["on"] in places) for row in tables["steering"])
     assert len(tables["doses"]) == len(BEHAVIOURS) * len(places) * 3
     assert all(row["bits_per_byte"] > 0 for row in tables["doses"])
     assert all(row["change"] == 0 for row in tables["doses"] if row["multiplier"] == 0)

@@ -1,7 +1,7 @@
 """Looking inside a model: what passes at its places, what its states hold, and what steers it."""
 
 from recurra.interp.contrast import contrast
-from recurra.interp.doses import MULTIPLIERS, Writing, answers, change, sweep
+from recurra.interp.doses import MULTIPLIERS, Writing, answers, by_chance, change, sweep
 from recurra.interp.knowledge import Elicited, Found, chosen, disputed, elicit, read_statements, readable
 from recurra.interp.lens import LogitLens, StateLens, TunedLens, load_lens, save_lens
 from recurra.interp.lifetimes import Apart, Life, apart, lives
@@ -37,6 +37,7 @@ __all__ = [
     "answers",
     "apart",
     "auroc",
+    "by_chance",
     "by_depth",
     "change",
     "chosen",

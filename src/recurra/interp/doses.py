@@ -16,7 +16,7 @@ from recurra.interp.subject import Place, State, Subject
 from recurra.models.generate import Sampler
 from recurra.state import concatenate, grows, select
 
-__all__ = ["MULTIPLIERS", "Answers", "Dose", "Writing", "answers", "change", "sweep"]
+__all__ = ["MULTIPLIERS", "Answers", "Dose", "Writing", "answers", "by_chance", "change", "sweep"]
 
 # Those of arXiv 2404.05971.
 MULTIPLIERS = (-3.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0)
@@ -164,6 +164,29 @@ def change(before: Tensor, after: Tensor, seed: int = 0) -> tuple[float, float, 
     # As large but for rounding counts too.
     larger = ((signs @ apart / len(apart)).abs() >= abs(mean) * (1 - 1e-9)).sum()
     return mean, low, high, (1 + int(larger)) / (1 + _DRAWS)
+
+
+def by_chance(
+    model: Any, pairs: Sequence[Pair], vectors: Vectors, dose: Dose, draws: int = 99, seed: int = 0
+) -> float:
+    """How often vectors of the same numbers with drawn signs bring as large a share of the matching answer.
+
+    Each in the place of those of `vectors` with which `sweep` came to a dose, of the same pairs. The p of
+    `change` asks whether prompts move alike, as they may by any vector; this, whether it takes this one.
+    """
+    whole, draw = subject(model), torch.Generator().manual_seed(seed)
+    asked = _asked(whole, pairs)
+    places = [Place(kind, dose.block) for kind in dose.on.split("+")]
+
+    def share() -> float:
+        drawn = {place: vectors[place] * _signs(vectors[place], draw) for place in places}
+        return float(_answers(whole, asked, drawn, dose.multiplier).share.mean())
+
+    return (1 + sum(share() >= dose.matching for _ in range(draws))) / (1 + draws)
+
+
+def _signs(like: Tensor, draw: torch.Generator) -> Tensor:
+    return (torch.randint(2, like.shape, generator=draw) * 2 - 1).to(like)
 
 
 def _choices(vectors: Vectors) -> Iterator[tuple[int, dict[Place, Tensor]]]:

@@ -1,7 +1,7 @@
 """Two behaviours of a small model of text, fixed before any was steered, and what steering does to them.
 
 Vectors are of passages of the held-out text that show the behaviour, less those of passages that do not.
-Block and multiplier are chosen on some prompts, and judged on others, which are about other things.
+Block and multiplier are chosen on some prompts, and judged on others, which ask the same about other things.
 """
 
 import re
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recurra.bench.report import Row
 from recurra.interp.contrast import contrast
-from recurra.interp.doses import MULTIPLIERS, Dose, Writing, answers, change, sweep
+from recurra.interp.doses import MULTIPLIERS, Dose, Writing, answers, by_chance, change, sweep
 from recurra.interp.knowledge import readable
 from recurra.interp.pairs import Pair, encode_pairs
 from recurra.interp.subject import Place
@@ -26,6 +26,8 @@ LENGTH, PASSAGES = 128, 64
 WRITTEN = 32
 # The paper's multipliers, and twice as far.
 DOSES = (2 * MULTIPLIERS[0], *MULTIPLIERS, 2 * MULTIPLIERS[-1])
+# Vectors of other signs that a chosen one is compared with.
+DRAWN = 99
 # Of the probability of both answers, that steering must leave to be chosen.
 KEPT = 0.5
 Texts = list[tuple[str, str, str]]
@@ -103,7 +105,9 @@ def steered(behaviour: Behaviour, model: Any, data: Any) -> tuple[list[Row], lis
     made = {on: _doses(model, judging, vectors, on, block, data) for on, (block, _) in best.items()}
     nothing = next(iter(made.values()))[0.0]._asdict() | {"on": "nothing", "block": None, "multiplier": None}
     rows = [*_told(model, judging, whole), nothing]
-    rows += [made[on][multiplier]._asdict() for on, (_, multiplier) in best.items()]
+    for on, (_, multiplier) in best.items():
+        dose = made[on][multiplier]
+        rows.append(dose._asdict() | {"p of signs": by_chance(model, judging, vectors, dose, DRAWN)})
     doses = [dose._asdict() for found in made.values() for dose in found.values()]
     printed, all_doses = ([{"behaviour": behaviour.name, **row} for row in kept] for kept in (rows, doses))
     return printed, all_doses
@@ -114,7 +118,7 @@ def _doses(
 ) -> dict[float, Dose]:
     """By multiplier, of the places `on` of one block; with text that is written so."""
     places = [Place(kind, block) for kind in on.split("+")]
-    writing = Writing(WRITTEN, data.vocabulary.count_bytes)
+    writing = Writing(WRITTEN, data.vocabulary.count_bytes, len(judging))
     made = sweep(model, judging, {place: vectors[place] for place in places}, DOSES, writing)
     return {dose.multiplier: dose for dose in made if dose.on == on}
 
