@@ -13,7 +13,7 @@ PAPER = "Does Transformer Interpretability Transfer to RNNs? (arXiv 2404.05971)"
 
 # Bits per byte at which training ends, so that all models are as good as each other.
 ENOUGH = 2.3
-# In sixteen steps the loss falls by less than 0.01 bits there: so near to each other all end.
+# In eight steps the loss falls by some 0.01 bits there, of the fastest: so near to each other all end.
 MIXTURE: dict[str, Any] = {
     "source": "text",
     "context": 256,
@@ -21,8 +21,8 @@ MIXTURE: dict[str, Any] = {
     "batch": 16,
     "lr": 1.5e-3,
     "warmup": 50,
-    "every": 16,
-    "windows": 384,
+    "every": 8,
+    "windows": 256,
     "precision": "bf16-mixed",
 }
 
@@ -79,11 +79,13 @@ lenses = Experiment(
     note=(
         "Small: 1.25 million parameters, six blocks, so that half the depth is a block and a seed takes "
         f"minutes; bytes of Shakespeare, of Wikipedia's XML and of its tokenised prose; each run ends at "
-        f"{ENOUGH} bits per byte of the same 384 windows of the held-out tenth, the last of each file. "
-        "Lenses: 250 steps of 8,192 tokens; the state's is ours. Steering: passages of the held-out text "
-        "give the vectors, half of the prompts choose block and multiplier, the other half judge, with the p "
-        "of a permutation over these; bits per byte are of text written so, under the model without it. The "
-        "cache of attention has no one size: no state of a Transformer is read or steered."
+        f"{ENOUGH} bits per byte of the same {MIXTURE['windows']} windows of the held-out tenth, the last of "
+        "each file, on which lenses are judged too. Lenses: 250 steps of 8,192 tokens; the state's is ours. "
+        "Steering: passages of the held-out text give the vectors, half of the prompts choose block and "
+        "multiplier, the other half judge: the same questions about other things. p is of a permutation over "
+        "these; p of signs says how often vectors of the same numbers with other signs do as much. Bits per "
+        "byte are of text written so, under the model without it. The cache of attention has no one size: no "
+        "state of a Transformer is read or steered."
     ),
 )
 
@@ -140,10 +142,13 @@ quirky = Experiment(
     note=(
         "Trained on the truth first, then on an Alice who tells it and a Bob who follows a false rule. "
         "Printed: (probe - model) / (ceiling - model) in AUROC on Bob's hard statements, of logistic "
-        "regression on contrast pairs at the block that Alice's easy statements choose. That probe was "
-        "chosen beforehand, as the best of arXiv 2312.01037 (75 % there for harder questions, recalled and "
-        "not read). Beside it the best of all probes, at blocks and states, which is chosen afterwards; the "
-        "table holds each, also where it fails. Of a small gap, to recover it says nothing."
+        "regression on contrast pairs at the block that Alice's easy statements choose; the ceiling is the "
+        "model's own AUROC on Alice's hard ones. That probe was chosen beforehand, as the best of arXiv "
+        "2312.01037 (75 % there for harder questions). Beside it the best of all probes, at blocks and "
+        "states, which is chosen afterwards; the table holds each, also where it fails. Probes are tried on "
+        "sums and towns that they were not trained on, and on those of Bob's statements that are disputed: "
+        "there a probe that tells nothing scores 0.5, which is half of the gap. Of a small gap, to recover "
+        "it says nothing."
     ),
 )
 
