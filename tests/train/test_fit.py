@@ -9,6 +9,7 @@ import torch
 from recurra.models import SequenceModel
 from recurra.train import checkpoint
 from recurra.train.loop import fit, launch
+from recurra.train.metrics import rows
 from recurra.train.step import Stepper
 from tools import close
 
@@ -69,6 +70,15 @@ def test_smoothing_is_that_of_the_loss(text, small, model):
     assert told == pytest.approx(want.item(), rel=1e-6)
     with pytest.raises(ValueError, match="smoothing must be less than 1"):
         small(smoothing=1.0)
+
+
+@pytest.mark.parametrize(("smoothing", "told"), [(0.0, True), (0.1, False)])
+def test_what_is_smoothed_is_not_measured(text, small, model, tmp_path, smoothing, told):
+    config = small(smoothing=smoothing)
+    fit(model(config), text, config, tmp_path)
+    metrics = rows(tmp_path / "metrics.csv")
+    assert [bool(row["bits_per_byte"]) for row in metrics] == [told] * 6
+    assert [bool(row["valid_bits_per_byte"]) for row in metrics] == [False, False, True] * 2
 
 
 @pytest.mark.parametrize("carry", [False, True])

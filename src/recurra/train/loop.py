@@ -97,7 +97,7 @@ class _Loop:
             {
                 "step": self.position.step,
                 "loss": loss,
-                **self.data.measures(loss),
+                **({} if self.config.smoothing else self.data.measures(loss)),
                 "lr": lr,
                 "gradient_norm": norm,
                 "tokens_per_s": round(speed),

@@ -20,11 +20,13 @@ class Report:
 
     def __init__(self, out: Path, config: TrainConfig, step: int, data: Task, silent: bool) -> None:
         self.out, self.silent, self.speed = out, silent, 0.0
-        self.measured, self.valid = list(data.measures(0.0)), f"valid_{data.metric}"
+        measures, self.valid = list(data.measures(0.0)), f"valid_{data.metric}"
+        # A loss of smoothed targets says nothing of what is measured: those columns stay empty.
+        self.measured = [] if config.smoothing else measures
         self.of = f"/{config.last}" if config.last else ""
         if not silent:
             self.board = _board(out, step) if config.tensorboard else None
-            columns = ["step", "loss", *self.measured, *COLUMNS, self.valid]
+            columns = ["step", "loss", *measures, *COLUMNS, self.valid]
             self.line, self.metrics = Line(), Metrics(out / "metrics.csv", columns, step)
 
     def add(self, row: dict[str, Any], left: float) -> None:
