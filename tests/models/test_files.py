@@ -112,26 +112,36 @@ def _stages() -> list[tuple[Any, str, int]]:
     return [(files, "_synced", n) for n in range(3)] + [(Path, "replace", n) for n in range(3)]
 
 
+@pytest.fixture(name="killed_save")
+def _killed_save(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Save with a vocabulary of three, but for what the call of that number would do, and all behind it."""
+
+    def save(model: SequenceModel, folder: Path, owner: Any, name: str, count: int) -> None:
+        calls, real = 0, getattr(owner, name)
+
+        def killing(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > count:
+                raise Killed
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killing)
+            # A killed process cleans up nothing.
+            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            with pytest.raises(Killed):
+                model.save_pretrained(folder, CharVocabulary("xyz"))
+
+    return save
+
+
 @pytest.mark.parametrize(("owner", "name", "count"), _stages())
 def test_killed_at_any_stage(
-    owner: Any, name: str, count: int, saved: tuple[SequenceModel, Path], monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, count: int, saved: tuple[SequenceModel, Path], killed_save: Callable[..., None]
 ) -> None:
-    old, folder = saved
-    new, calls, real = _model(), 0, getattr(owner, name)
-
-    def killing(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > count:
-            raise Killed
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, killing)
-        # A killed process cleans up nothing.
-        patch.setattr(Path, "unlink", lambda *_, **__: None)
-        with pytest.raises(Killed):
-            new.save_pretrained(folder, CharVocabulary("xyz"))
+    (old, folder), new = saved, _model()
+    killed_save(new, folder, owner, name, count)
     took_place = name == "replace" and count > 0
     again = SequenceModel.from_pretrained(folder)
     _same(again, new if took_place else old)
@@ -139,6 +149,18 @@ def test_killed_at_any_stage(
     new.save_pretrained(folder, CharVocabulary("xyz"))
     _same(SequenceModel.from_pretrained(folder), new)
     assert not [path for path in folder.iterdir() if path.suffix == ".draft"]
+
+
+@pytest.mark.parametrize(("owner", "name", "count"), [*_stages(), (Path, "replace", 3)])
+def test_killed_twice(
+    owner: Any, name: str, count: int, saved: tuple[SequenceModel, Path], killed_save: Callable[..., None]
+) -> None:
+    """What the first save left as drafts is the model until the second has taken place."""
+    _, folder = saved
+    first, second = _model(), _model()
+    killed_save(first, folder, Path, "replace", 1)
+    killed_save(second, folder, owner, name, count)
+    _same(SequenceModel.from_pretrained(folder), second if (name, count) == ("replace", 3) else first)
 
 
 def test_a_full_disk(saved: tuple[SequenceModel, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def write(folder: PathLike, config: Mapping[str, Any], contents: Mapping[str, by
     """Write config.json and the files it speaks for; a failing write leaves what was there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _finish(folder)
     values = {"recurra": __version__, **config}
     sums = {name: _sha256(content) for name, content in contents.items()}
     own = own_sha256(values, sums)
@@ -65,6 +67,19 @@ def write(folder: PathLike, config: Mapping[str, Any], contents: Mapping[str, by
     for draft, name in zip(drafts, whole, strict=True):
         draft.replace(folder / name)
     _sync_folder(folder)
+
+
+def _finish(folder: Path) -> None:
+    """Give the drafts that a killed save has left as the model their names: new ones would overwrite them."""
+    drafts = {name: _draft(folder / name) for name in (WEIGHTS, *VOCABULARIES)}
+    left = {name: draft for name, draft in drafts.items() if draft.is_file()}
+    if not left or not (path := folder / CONFIG).is_file():
+        return
+    with suppress(ValueError):  # a config that is none has no model
+        sums = _checked_sums(path, read_json(path, path.read_bytes()))
+        for name, draft in left.items():
+            if _sha256(draft.read_bytes()) == sums.get(name):
+                draft.replace(folder / name)
 
 
 def write_alone(path: Path, content: bytes) -> None:
