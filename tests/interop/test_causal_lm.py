@@ -328,6 +328,7 @@ def test_another_table(tied: bool) -> None:
     [
         ({}, "one of input_ids and inputs_embeds"),
         ({"input_ids": torch.ones(1, 2), "inputs_embeds": torch.ones(1, 2, 8)}, "one of input_ids and"),
+        ({"input_ids": torch.ones(2)}, r"input_ids must be \[batch, time\], got \[2\]"),
         ({"input_ids": torch.ones(1, 2), "attention_mask": torch.ones(1, 1, 2, 2)}, r"got \[1, 1, 2, 2\]"),
         (
             {"input_ids": torch.ones(1, 2), "attention_mask": torch.ones(1, 1)},

@@ -195,6 +195,8 @@ def wrap(model: SequenceModel | str | os.PathLike[str]) -> RecurraForCausalLM:
 
 def _given(tokens: Tensor | None, vectors: Tensor | None) -> Tensor:
     if tokens is not None and vectors is None:
+        if tokens.ndim != 2:
+            raise ValueError(f"input_ids must be [batch, time], got {list(tokens.shape)}")
         return tokens
     if vectors is not None and tokens is None:
         return vectors
