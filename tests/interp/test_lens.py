@@ -30,6 +30,7 @@ from recurra.interp import (
     trajectory,
 )
 from recurra.interp import record as recorded
+from recurra.interp.lens import Lens
 from recurra.interp.states import sketched, vector
 from recurra.state import MLSTMState, OuterState, RWKV4State, SLSTMBlockState, SoftmaxState
 from tools import close, wake
@@ -57,6 +58,13 @@ def total(lens: Any) -> float:
     """Mean KL over its blocks on text that it was not trained on."""
     rows = by_depth(lens, [batch(1000, 8, 33)], 1.0)[:-1]
     return sum(row.kl for row in rows) / len(rows)
+
+
+@pytest.mark.parametrize("name", ["seen", "translate"])
+def test_a_kind_of_lens_without_one_of_its_methods_can_not_be_made(name: str) -> None:
+    others = dict.fromkeys(Lens.__abstractmethods__ - {name})
+    with pytest.raises(TypeError, match=rf"abstract.*\b{name}\b"):
+        type("Half", (Lens,), others)(build("mingru"))
 
 
 @pytest.mark.parametrize("name", BLOCKS)

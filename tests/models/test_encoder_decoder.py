@@ -146,6 +146,13 @@ def test_a_saved_model_is_the_same(kind: str, tied: bool, tmp_path: Path) -> Non
         SequenceModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config", "encoded", "from_config", "hidden", "looks", "step"])
+def test_a_kind_of_model_without_one_of_its_methods_can_not_be_made(name: str) -> None:
+    others = dict.fromkeys(SequenceToSequence.__abstractmethods__ - {name})
+    with pytest.raises(TypeError, match=rf"abstract.*\b{name}\b"):
+        type("Half", (SequenceToSequence,), others)()
+
+
 def _fails(match: str, **options: Any) -> None:
     with pytest.raises(ValueError, match=match):
         encoder_decoder(**{**SIZES, **options})

@@ -8,6 +8,7 @@ it first, by an affine map for each block. "Does Transformer Interpretability Tr
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class Seen(NamedTuple):
     positions: Tensor
 
 
-class Lens(nn.Module):
+class Lens(nn.Module, ABC):
     """logits [..., V] = head(translate(value [..., N], block)): the model's own final norm and unembedding.
 
     blocks: those that it reads. The model is no part of the lens's parameters. Raises ValueError where the
@@ -67,13 +68,13 @@ class Lens(nn.Module):
         """The model that it looks into."""
         return self._subject[0]
 
+    @abstractmethod
     def seen(self, tokens: Tensor) -> Seen:
         """What it reads of tokens [B, T], without gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def translate(self, value: Tensor, block: int) -> Tensor:
         """A residual stream in front of the head, [..., width]."""
-        raise NotImplementedError
 
     def prepare(self, tokens: Tensor) -> None:
         """What training begins with, of some text [B, T]."""

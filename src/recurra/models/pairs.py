@@ -1,5 +1,6 @@
 """From a source to a target: what all encoder-decoders have in common."""
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -40,21 +41,21 @@ class SequenceToSequence(Saved):
     embed: Any
     source: Any
 
+    @abstractmethod
     def encoded(self, x: Tensor, lengths: Tensor) -> DecoderState:
         """`encode` of what the embedding made of a source, x [B, S, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hidden(self, target: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """What the head reads, [B, T, width], from target [B, T]; and the state behind it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One step: logits [B, vocabulary] and the state, from token [B]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def looks(self, pair: Pair) -> list[Tensor]:
         """Where the decoder looks, [B, T, S] for each of its attentions, the mean over heads."""
-        raise NotImplementedError
 
     def encode(self, source: Tensor, lengths: Tensor) -> DecoderState:
         """Where the decoder starts, from source [B, S] with lengths [B] of at least 1."""

@@ -1,6 +1,7 @@
 """Models that can be written to a folder, whole or not at all, and read from it, or from the hub."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,21 +24,21 @@ M = TypeVar("M", bound="Saved")
 _PYTORCH = {"format": "pt"}
 
 
-class Saved(nn.Module):
+class Saved(nn.Module, ABC):
     """A model with a `head`, whose `config` says all that `from_config` needs; with its vocabulary."""
 
     head: Any
     vocabulary: Vocabulary | None = None
 
     @property
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """All that `from_config` needs to build this model anew, as JSON."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_config(cls: type[M], config: Mapping[str, Any]) -> M:
         """The untrained model of a `config`. Raises ValueError that names a key: unknown, missing, wrong."""
-        raise NotImplementedError
 
     def train(self: M, mode: bool = True) -> M:
         """Go into training mode, or out of it. Raises RuntimeError where weights are quantized."""
