@@ -8,7 +8,7 @@ from recurra import language_model
 from recurra.interp import load_lens
 from recurra.models import ByteVocabulary, load
 
-QUICK = ["--quick", "--steps", "2", "--windows", "2"]
+QUICK = ["--steps", "2", "--windows", "2"]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_table_by_depth_and_the_lenses(command, saved, monkeypatch):
 
 
 def test_faults_are_one_line(command, saved):
-    for words, named in (([], "text"), ([saved / "short.txt"], "short.txt")):
+    for words, named in (([], "holds no text"), ([saved / "short.txt"], "short.txt")):
         (saved / "short.txt").write_text("To be")
         code, _, err = command("lens", saved / "run", *words, *QUICK)
         assert code == 1

@@ -79,7 +79,7 @@ def test_without_matplotlib_there_is_no_png(command, tmp_path, monkeypatch):
 def test_faults_are_one_line(command, tmp_path):
     run = saved(tmp_path, "mingru")
     for words, named in (
-        ([], "text"),
+        ([], "holds no text"),
         (["x"], "at least two tokens, got 1"),
         ([TEXT, "--against", "y"], "at least two tokens, got 1"),
     ):

@@ -13,15 +13,18 @@ from recurra.models import SequenceModel, SequenceToSequence, load, quantize
 from recurra.models.quantize import WEIGHTS
 from recurra.models.text import pieces
 from recurra.models.vocabulary import Vocabulary
+from recurra.tasks.text import Text
 from recurra.train import checkpoint
 
+STATE = "FILE.safetensors"
 Weights = Annotated[str, typer.Option(help=f"Numbers of its matrices: {', '.join(WEIGHTS)}.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a saved model.")]
-StateFile = typer.Option(metavar="FILE.safetensors")
 
 
 def opened(run: Path) -> SequenceModel | SequenceToSequence:
     """The best model of a run, or the model that the folder itself holds."""
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is no folder: RUN is what recurra train made by --out")
     return load(run if (run / "config.json").exists() else checkpoint.best(run))
 
 
@@ -40,21 +43,28 @@ def writer(run: Path) -> tuple[SequenceModel, Vocabulary]:
     return model, model.vocabulary
 
 
+def text_of(run: Path) -> Text:
+    """What a run was trained on. Raises ValueError where that was no text, or where it is a model alone."""
+    if not (run / "text").is_dir():
+        raise ValueError(f"{run} holds no text: name one behind it")
+    return Text.load(run / "text")
+
+
 def generate(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     run: Run,
     prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "\n",
     tokens: Annotated[int, typer.Option(min=0, help="Tokens to write.")] = 500,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the draw; 0: the likeliest token.")] = 0.8,
+    temperature: Annotated[float, typer.Option(min=0, help="Higher: bolder; 0: the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest; 0: from all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest of this probability.")] = 1.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Divides logits of tokens already there.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest that have this share.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: what is there comes less often.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the draw; default: another each time.")] = None,
     weights: Weights = "fp32",
     stop: Annotated[list[str] | None, typer.Option(help="Text to end before; repeatable.")] = None,
-    state_in: Annotated[Path | None, StateFile] = None,
-    state_out: Annotated[Path | None, StateFile] = None,
+    state_in: Annotated[Path | None, typer.Option(metavar=STATE, help="Go on from this state.")] = None,
+    state_out: Annotated[Path | None, typer.Option(metavar=STATE, help="Keep the last state.")] = None,
 ) -> None:
-    """Write text; --state-out keeps the state of the model, --state-in goes on from there."""
+    """Write text. What --state-out keeps stands for all that was read; --state-in goes on from there."""
     if not prompt:
         raise typer.BadParameter("--prompt must hold at least one character")
     model, vocabulary = writer(run)

@@ -10,14 +10,14 @@ import typer
 from torch import Tensor
 
 from recurra.bench.report import markdown, record, write_record, write_rows
-from recurra.cli.generate import Run, writer
+from recurra.cli.generate import Run, text_of, writer
 from recurra.cli.page import leave
 from recurra.interp import depths, pages
 from recurra.interp.lens import Lens, LogitLens, StateLens, TunedLens, save_lens
 from recurra.interp.tuning import PAPER, QUICK, Recipe, fit, trajectory
 from recurra.models import SequenceModel
 from recurra.tasks.losses import device_of
-from recurra.tasks.text import Text, read
+from recurra.tasks.text import read
 from recurra.train.progress import Line
 
 COLUMNS = ("block", "logit bits/byte", "tuned bits/byte", "logit KL", "tuned KL")
@@ -33,8 +33,8 @@ def lens(
     file: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="Text, its last tenth held out; none: the run's.")
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Minutes for a small model; else as the paper, for hours.")
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The authors' recipe, for hours; else one for small models.")
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
     state: Annotated[bool, typer.Option("--state", help="Also a lens on the state of each block.")] = False,
@@ -46,7 +46,7 @@ def lens(
     KL to the model's own prediction, in bits per byte, on held-out text. The last row is the model itself.
     """
     model, vocabulary = writer(run)
-    recipe, folder = QUICK if quick else PAPER, out or run / "lens"
+    recipe, folder = PAPER if paper else QUICK, out or run / "lens"
     recipe = recipe._replace(steps=steps or recipe.steps)
     train, held, ratio = _text(run, model, file)
     context = min(recipe.context, len(held) - 1, len(train) - 1)
@@ -74,7 +74,7 @@ def lens(
 def _text(run: Path, model: SequenceModel, file: str | None) -> tuple[Any, Any, float]:
     """Tokens to train on, tokens held out, and bytes for each."""
     if file is None:
-        text = Text.load(run / "text")
+        text = text_of(run)
         return text.train, text.valid, text.bytes_per_token
     text = read(file, model.vocabulary)
     cut = len(text.valid) - len(text.valid) // SHARE

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recurra.bench.page import Table
 from recurra.bench.report import Row, markdown, record, write_record, write_rows
-from recurra.cli.generate import Run, writer
+from recurra.cli.generate import Run, text_of, writer
 from recurra.cli.page import leave
 from recurra.interp import memory_page
 from recurra.interp.figures import tokens_shown
@@ -19,7 +19,7 @@ from recurra.interp.lifetimes import Apart, Life, apart, lives
 from recurra.models.vocabulary import Vocabulary
 from recurra.tasks.losses import device_of
 from recurra.tasks.sources import find
-from recurra.tasks.text import Text, encode
+from recurra.tasks.text import encode
 
 COLUMNS = ("block", "kind", "channels", "half-life, 10 %", "median", "90 %", "left after 16")
 # Tokens whose gates the page shows.
@@ -79,7 +79,7 @@ def _texts(run: Path, given: Sequence[str | None], vocabulary: Vocabulary, limit
 def _tokens(run: Path, text: str | None, vocabulary: Vocabulary, limit: int) -> Tensor:
     tokens: Any = []
     if text is None:
-        tokens = Text.load(run / "text").valid
+        tokens = text_of(run).valid
     elif os.path.exists(text):  # noqa: PTH110
         tokens = next(encode(find(text).train, vocabulary), tokens)
     else:
