@@ -44,6 +44,9 @@ def test_config_prints_what_is_in_use(command):
         (["bench", "generate", "--last", "0"], "--last"),
         (["bench", "figure", "--dtype", "fp32,fp8"], "fp8"),
         (["bench", "position", "--model", "nonsense"], "nonsense"),
+        (["bench", "models", "--longest", "255"], "--longest"),
+        (["bench", "figure", "--longest", "31"], "--longest"),
+        (["steer", "run", "pairs.json", "--template", "Q:"], "--template"),
         (["demo", "--minutes", "0"], "--minutes"),
         (["bench", "swap", "--seeds", "many"], "--seeds"),
     ],
@@ -54,6 +57,11 @@ def test_wrong_use_is_one_line_and_code_2(command, words, named):
     assert err.startswith("recurra: ")
     assert named in err
     assert err.count("\n") == 1
+
+
+def test_wrong_use_names_the_help_of_its_verb(command):
+    assert command("bench", "layers", "--nonsense")[2].endswith("(see recurra bench layers --help)\n")
+    assert command("nonsense")[2].endswith("(see recurra --help)\n")
 
 
 def test_failure_is_one_line_and_code_1(command, tmp_path):

@@ -141,6 +141,9 @@ def test_eval_prints_both_losses(command, trained):
     assert out.count("bits/byte") == 2
     assert "fresh windows of 8" in out
     assert "state carried" in out
+    code, _, err = command("eval", trained / "run", trained / "prose.txt", trained / "prose.txt")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "TARGET is for tasks with pairs" in err
 
 
 def test_weights_in_fewer_bytes(command, trained):

@@ -6,7 +6,7 @@ a process of its own, so that the memory is its own too.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -67,9 +67,10 @@ def measure(size: Size, last: int) -> list[Row]:
     return [{**place, **row} for row in along(model, last)]
 
 
-def run(sizes: Sequence[Size], last: int) -> Iterator[list[Row]]:
+def run(sizes: Sequence[Size], last: int, say: Callable[[str], None]) -> Iterator[list[Row]]:
     """The rows of one model after another, each in a fresh process."""
     for size in sizes:
+        say(f"{size.model} up to token {last:,}")
         rows: list[Row] = json.loads(told(__name__, [*size, last], f"{size.model} at {last:,} tokens"))
         yield rows
 

@@ -66,11 +66,12 @@ def run() -> int:
     try:
         code = app(prog_name="recurra", standalone_mode=False) or 0
     except WrongUse as e:
-        print(f"recurra: {e.format_message()} (see recurra --help)", file=sys.stderr)
+        verb = e.ctx.command_path if e.ctx else "recurra"
+        print(f"recurra: {e.format_message()} (see {verb} --help)", file=sys.stderr)
         return 2
     except FAULTS as e:
         print(f"recurra: {e}", file=sys.stderr)
         return 1
     if code == 130:  # Ctrl-C
-        print("\nrecurra: stopped; train goes on with --resume auto, all else by itself", file=sys.stderr)
+        print("\nrecurra: stopped; train goes on with --resume auto", file=sys.stderr)
     return int(code)

@@ -138,7 +138,7 @@ def models(
     width: Annotated[
         int, typer.Option(min=8, help="Of all blocks, or of minGRU's at equal parameters.")
     ] = 256,
-    longest: Annotated[int, typer.Option(help="The most steps; from 256 on they double.")] = 65536,
+    longest: Annotated[int, typer.Option(min=256, help="The most steps; from 256 on they double.")] = 65536,
     peers: Annotated[
         bool, typer.Option("--peers", help="Also beside mambapy, transformers, xlstm; slow.")
     ] = False,

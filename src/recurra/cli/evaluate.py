@@ -12,7 +12,7 @@ import typer
 
 from recurra.blocks.stack import STACKS
 from recurra.blocks.table import BLOCKS
-from recurra.cli.generate import Run, Weights, opened
+from recurra.cli.generate import Weights, opened
 from recurra.models import SequenceModel, SequenceToSequence, language_model, quantize
 from recurra.models.classic import CLASSIC
 from recurra.ops import native
@@ -25,6 +25,9 @@ from recurra.train.config import TrainConfig
 from recurra.train.metrics import unit
 from recurra.train.samples import sheet
 
+# What is asked of a run is not asked of a model alone, of which nobody knows the task.
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
 
 def evaluate(
     run: Run,
@@ -34,19 +37,21 @@ def evaluate(
     target: Annotated[str | None, typer.Argument(metavar="TARGET", help="Translations of its lines.")] = None,
     context: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Of fresh windows or sequences; repeatable; default: the task's."),
+        typer.Option(min=1, help="Length of windows or sequences; repeatable; default: the run's."),
     ] = None,
     weights: Weights = "fp32",
-    samples: Annotated[bool, typer.Option("--samples", help="Also write RUN/samples.md.")] = False,
+    samples: Annotated[bool, typer.Option("--samples", help="Also write texts to RUN/samples.md.")] = False,
     back: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Translates back: how much of the source returns."),
+        typer.Option(metavar="RUN", help="A run that translates back: how much of the source returns."),
     ] = None,
 ) -> None:
     """What a run is worth at its task; text: bits per byte and perplexity, fresh and with carried state."""
     model, folder = quantize(opened(run), weights), checkpoint.best(run)
     options = checkpoint.options(folder)
     task = parse(options.task)
+    if target and not task.paired:
+        raise ValueError(f"TARGET is for tasks with pairs, the task of {run} is {options.task}")
     given = (file, target) if target else file
     data = task.read(given, model.vocabulary) if file else task.load(run)
     if back:
@@ -78,8 +83,8 @@ def _write_samples(run: Path, model: Any, data: Task) -> None:
 
 def info(run: Run) -> None:
     """What a run is: its task and model, and how far it got."""
-    folder = checkpoint.best(run)
-    model, options = opened(run), checkpoint.options(folder)
+    model, folder = opened(run), checkpoint.best(run)
+    options = checkpoint.options(folder)
     data = parse(options.task).load(run)
     position = checkpoint.position(checkpoint.last(run) or folder)
     score = position.best_score

@@ -110,7 +110,7 @@ def run_(
         Path | None, typer.Option(envvar="RECURRA_DATA", help="Folder of the data that is not made here.")
     ] = None,
 ) -> None:
-    """Run what is not yet done; stopped at any time, the same words go on where it was."""
+    """Run what is not yet done; after a stop, at any time, the same command goes on where it was."""
     rows = tuple(models.split(",")) if models else ()
     try:
         chosen = dict.fromkeys(e for name in names for e in named(name, scale))

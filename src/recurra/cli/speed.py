@@ -20,7 +20,7 @@ PRINTED = ("layer", "median_ms", "peak_mib", "over_recurra", "skipped")
 
 def figure(
     dtype: Annotated[str, typer.Option(metavar="A,B", help="Of fp32, bf16.")] = "fp32",
-    longest: Annotated[int, typer.Option(min=1, help="The most steps, of 32 to 65,536.")] = 65536,
+    longest: Annotated[int, typer.Option(min=32, help="The most steps, of 32 to 65,536.")] = 65536,
     limit: Annotated[float, typer.Option(min=0, help="Seconds that a call may be expected to take.")] = 60.0,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
     threads: Threads = CORES,
@@ -59,7 +59,7 @@ def position(
 ) -> None:
     """A token's time and memory against its position in a long text, at batch 1 on one thread."""
     groups = []
-    for rows in position_bench.run([ten_million(name) for name in blocks(model)], last):
+    for rows in position_bench.run([ten_million(name) for name in blocks(model)], last, progress):
         groups.append(rows)
         print(markdown(position_bench.COLUMNS, rows), flush=True)
         write_rows(out / "position.csv", position_bench.COLUMNS, [row for group in groups for row in group])

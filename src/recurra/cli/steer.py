@@ -36,7 +36,7 @@ def steer(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     multiplier: Annotated[list[float] | None, typer.Option(help="Repeatable; default: -3 to 3.")] = None,
     state: Annotated[bool, typer.Option("--state", help="Also the state, alone and with the block.")] = False,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "difference",
-    at: Annotated[str, typer.Option(help="Of what vectors are: the last token, or the answer.")] = "last",
+    at: Annotated[str, typer.Option(help="What vectors are read at: last token, or answer.")] = "last",
     template: Annotated[str, typer.Option(help="Around the question of an A/B set, at {}.")] = "{}\n",
     text: Annotated[int, typer.Option(min=0, help="Tokens to write and to judge, for eight prompts.")] = 32,
     out: Annotated[Path | None, typer.Option(help="Folder for what is made; default: RUN/steer.")] = None,
@@ -46,6 +46,8 @@ def steer(  # noqa: PLR0913, PLR0917 - a person's options, each by its name
     matching: p(matching) / (p(matching) + p(not matching)); nonsense: what is left of 1; bits/byte: of text
     written so, under the model without steering. p of a permutation over prompts, for each row by itself.
     """
+    if "{}" not in template:
+        raise typer.BadParameter(f"--template must hold {{}}, where the question goes, got {template!r}")
     model, vocabulary = writer(run)
     fitted, judged = _split(pairs, test, template, vocabulary)
     folder, line = out or run / "steer", Line()
