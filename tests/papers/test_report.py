@@ -62,6 +62,7 @@ def made(run, score):
         "parameters": 1234,
         "state": 16,
         "samples": {"source": ["ein Hund"], "reference": ["a dog"], "written": [f"a dog of {run.seed}"]},
+        "signatures": {"bleu": "nrefs:1|case:mixed"},
         "tables": tables(score),
         "curve": {"step": [3, 5], "tokens": [60, 100], "seconds": [50.0, 90.0], "score": [0.1, score]},
         "machine": {
@@ -130,6 +131,7 @@ def test_other_scores_and_sentences_stand_beside_them(written):
     assert ["model", "setting", "scale", "whole@20", "whole@40"] in lines
     assert ["minGRU", "two", "small", "0.55 ± 0.071", "0.55 ± 0.071"] in lines
     assert ["LSTM", "one", "full", "18", "27"] in lines
+    assert "`. bleu: `nrefs:1|case:mixed`\n" in (written / "report.md").read_text()
     sheet = (written / "tiny-small-samples.md").read_text()
     assert "    reference  a dog\n    minGRU     a dog of 0\n" in sheet
     assert "tiny-small-samples.md" in (written / "report.html").read_text()

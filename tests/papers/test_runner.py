@@ -83,6 +83,7 @@ def test_translations_are_counted_and_shown(places, tmp_path):
     assert made["tokens"] == 6 * 2 * 4  # three characters and the end
     assert made["samples"]["source"] == ["0 1"]
     assert len(made["samples"]["written"]) == 1
+    assert made["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
     assert (
         command({"source": "a/b.tsv", "tied": True, "cross": False})
         == "recurra train b.tsv --tied --no-cross"

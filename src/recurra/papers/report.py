@@ -156,11 +156,11 @@ def _cost(e: Experiment, found: list[Found]) -> Iterator[Row]:
 
 
 def _made(found: list[Found]) -> str:
-    """On what it was made, and how one of its runs is made alone."""
-    machine = found[0].result["machine"]
+    """On what it was made, how one of its runs is made alone, and who counted its scores in which way."""
+    machine, signatures = found[0].result["machine"], found[0].result.get("signatures", {})
     days = sorted(result["machine"]["date"][:10] for _, result in found)
     return (
         f"{machine['cpu']}, {machine['threads']} thread(s) a run, torch {machine['torch']}, recurra "
         f"{machine['recurra']}, kernels {machine['native']}, {days[0]} to {days[-1]}. The first run alone: "
         f"`{machine['command']}`"
-    )
+    ) + "".join(f". {name}: `{said}`" for name, said in signatures.items())

@@ -20,6 +20,7 @@ from recurra.bench.report import record
 from recurra.models import SequenceToSequence, load
 from recurra.papers.results import Result, write
 from recurra.papers.studies import STUDIES
+from recurra.tasks.quality import measured
 from recurra.tasks.table import Task
 from recurra.tasks.translation import Translation
 from recurra.train import checkpoint
@@ -122,11 +123,13 @@ def _steps(config: TrainConfig, data: Task) -> float:
 
 
 def _samples(data: Task, model: Any) -> dict[str, Any]:
-    """Some translations, that a person can judge."""
+    """Some translations, that a person can judge, and the signatures of what they are judged by."""
     if not isinstance(data, Translation):
         return {}
     pairs, written = data.samples(model)
-    return {"samples": {"source": pairs.sources, "reference": pairs.targets, "written": written}}
+    texts = {"source": pairs.sources, "reference": pairs.targets, "written": written}
+    signatures = {name: said for name, (_, said) in measured(written, pairs.targets).items()}
+    return {"samples": texts, "signatures": signatures}
 
 
 @torch.no_grad()
