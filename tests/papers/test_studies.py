@@ -77,7 +77,7 @@ def test_prompts_that_judge_chose_nothing():
         assert sum(map(len, asked)) >= 60
         assert all(own != other for prompts in asked for _, own, other in prompts)
         assert all(len(own) == len(other) for prompts in asked for _, own, other in prompts)
-    assert ("\nThe king ", "hath", "has ") in BEHAVIOURS[0].prompts(CHOOSING)
+    assert ("\nO king, ", "in ", "my ") in BEHAVIOURS[0].prompts(CHOOSING)
 
 
 def test_the_largest_change_upwards_is_chosen():
@@ -96,7 +96,7 @@ def test_passages_hold_what_they_show(text):
         assert len(shown) == len(lacking) == behaviours.PASSAGES
         assert not set(shown) & set(lacking)
         assert all(part.endswith(" ") for part in shown + lacking)
-    assert "Lord:" in passages(whole, BEHAVIOURS[0].shows)[0]
+    assert "Lord:" in passages(whole, BEHAVIOURS[0].lacks)[0]
     assert "[[" in passages(whole, BEHAVIOURS[1].shows)[0]
     with pytest.raises(ValueError, match=r"has 0 passage\(s\) with 'none', fewer than 2"):
         passages(whole, "none")

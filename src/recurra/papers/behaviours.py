@@ -48,18 +48,20 @@ class Behaviour(NamedTuple):
         return [(begin.format(thing), own, other) for thing, (begin, own, other) in asked]
 
 
-# Tokenised prose of Wikipedia has its blanks in front of commas and stops.
-PROSE = r"[a-z] , [a-z].*[a-z] \. "
+# Tokenised prose of Wikipedia has blanks in front of commas and stops; in plays names stand by themselves.
+PROSE, PLAY = r"[a-z] , [a-z].*[a-z] \. ", r"\n\n[A-Z][A-Za-z ]+:\n"
+# A line by itself is of a play, to such models: towards prose there is a way to go. These questions are those
+# that a Transformer of 2.5 bits per byte answers otherwise behind prose than behind a play.
 BEHAVIOURS = (
     Behaviour(
-        "early modern English",
-        r"\n\n[A-Z][A-Za-z ]+:\n",
+        "tokenised prose",
         PROSE,
+        PLAY,
         (
-            ("\nThe {} ", "hath", "has "),
-            ("\nThe {} ", "doth", "does"),
-            ("\nThis {} is for ", "thee", "them"),
-            ("\nMy {}, ", "thou ", "they "),
+            ("\nThe {}", " ,", ", "),
+            ("\nMy {}", " ,", ", "),
+            ("\nO {}, ", "in ", "my "),
+            ("\nGood {}, ", "in", "I "),
         ),
     ),
     Behaviour(
