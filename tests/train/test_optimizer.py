@@ -4,23 +4,36 @@ from itertools import pairwise
 
 import pytest
 
-from recurra.models import language_model
+from recurra.models import classic, language_model
 from recurra.train.optimizer import adamw, rate
 
 
-def test_gates_norms_and_biases_do_not_decay():
-    model = language_model("mingru", width=8, depth=1)
+def _decayed(model):
     names = {id(p): name for name, p in model.named_parameters()}
     groups = adamw(model, 1e-3, 0.1).param_groups
-    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(names)
-    assert decayed == {
+    return {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+
+
+def test_gates_norms_and_biases_do_not_decay():
+    assert _decayed(language_model("mingru", width=8, depth=1)) == {
         "embed.weight",
         "head.weight",
         "blocks.0.conv.weight",
         "blocks.0.out.weight",
         "blocks.0.mlp.up.weight",
         "blocks.0.mlp.down.weight",
+    }
+
+
+def test_gates_of_torch_do_not_decay_either():
+    assert _decayed(classic(11, 8, 1, tied=True)) == {
+        "embed.weight",
+        "encoder.weight_hh_l0",
+        "encoder.weight_hh_l0_reverse",
+        "decoder.weight_hh_l0",
+        "align.weight",
+        "mix.weight",
     }
 
 

@@ -1,6 +1,7 @@
 """AdamW and its learning rate."""
 
 import math
+import re
 
 import torch
 from torch import nn
@@ -11,12 +12,14 @@ __all__ = ["adamw", "rate"]
 GATES = {"weight_ih", "bias_ih"}
 # Poles of a state space: decay would pull them to one time scale.
 POLES = {"log_a_real", "a_imag", "rank_one", "A_log"}
+# What torch.nn.LSTM puts behind the names of its weights.
+PLACE = re.compile(r"_l\d+(_reverse)?$")
 FLOOR = 0.1
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: to matrices, but not to those that make the gates or the poles."""
-    return parameter.ndim >= 2 and name.rsplit(".", 1)[-1] not in GATES | POLES
+    return parameter.ndim >= 2 and PLACE.sub("", name.rsplit(".", 1)[-1]) not in GATES | POLES
 
 
 def adamw(model: nn.Module, lr: float, decay: float, fused: bool = False) -> torch.optim.AdamW:
