@@ -18,7 +18,7 @@ from recurra.ops.selective import selective_step
 from recurra.ops.softmax import softmax_step
 from recurra.ops.token_mix import token_mix_open
 from recurra.state import ConvState, LinearState, SelectiveState, SoftmaxState
-from tools import TOLERANCE
+from tools import TOLERANCE, close
 
 Inputs = tuple[Tensor, ...]
 REAL = (torch.float32, torch.float64, torch.bfloat16)
@@ -368,3 +368,35 @@ def drawn_truth(name: str, case: Case, dtype: torch.dtype) -> tuple[Drawn, dict[
     """Inputs of a case and what must come out; kept for the forms that follow."""
     drawn = draw(ROWS[name], case, dtype)
     return drawn, truth(ROWS[name], drawn, case.reverse)
+
+
+# ----------------------------------------------------------------------------------------------
+# What a kernel must not let through.
+
+
+def _spoilt(drawn: Drawn, side: slice, begins: bool) -> Drawn:
+    """NaN in all that belongs to one side of a reset: that on which the walk begins, or ends."""
+
+    def spoil(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, side] = torch.nan
+        return x
+
+    xs = tuple(spoil(x) if x.shape[:2] == drawn.dy.shape[:2] else x for x in drawn.xs)
+    state = {"h_0" if begins else "dh_n": torch.full_like(drawn.h_0, torch.nan)}
+    return drawn._replace(xs=xs, dy=spoil(drawn.dy), **state)
+
+
+def kept_apart(run: Callable[[Drawn, bool], list[Tensor]], drawn: Drawn, at: int, reverse: bool) -> None:
+    """What comes out on one side of a reset is the same whatever is on the other; run: y, h_n, dxs, dh_0."""
+    steps = drawn.dy.shape[:2]
+    drawn = drawn._replace(reset=(torch.arange(steps[1]) == at).expand(steps).contiguous(), lengths=None)
+    want = run(drawn, reverse)
+    for side, other in ((slice(at), slice(at, None)), (slice(at, None), slice(at))):
+        begins = (side.stop is None) == reverse
+        got = run(_spoilt(drawn, side, begins), reverse)
+        for x, y in zip((got[0], *got[2:-1]), (want[0], *want[2:-1]), strict=True):
+            if y.shape[:2] == steps:
+                close(x[:, other], y[:, other])
+        state = 1 if begins else -1
+        close(got[state], want[state])

@@ -1,16 +1,20 @@
 """The laws of the matrix memory that `test_triton.py` runs in Triton's interpreter."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from outers import called, draw, meets
+from outers import MODES, called, draw, meets, results
 from recurra.ops import kernels, native
 from recurra.ops.outer_forms import Inputs
-from recurrences import LAYOUTS
+from recurrences import LAYOUTS, kept_apart
+from recurrences import Drawn as Steps
 
+# The parts of the last state, and the gradients of those of the first.
+LAST, FIRST = ("c_n", "n_n", "max_n"), ("dc", "dn", "dmax")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 # Every mode with every kind of masks and decays, one chunk and several; sizes: T, H, K, V.
 CASES = [
@@ -63,6 +67,32 @@ def test_strides(layout: str) -> None:
 @pytest.mark.parametrize("mode", ["gated", "bonus"])
 def test_no_steps(mode: str) -> None:
     meets(called, draw(mode, (0, 2, 3, 4), "both", "mixed", FP32))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_crosses_a_reset(mode: str) -> None:
+    drawn = draw(mode, (18, 1, 3, 2), "none", "mixed", FP32)
+    names, states = [n for n in Inputs._fields if n in drawn.tensors], ("c", "n", "max")
+    shapes = [drawn.tensors[name].shape for name in states]
+
+    def packed(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([x.flatten(1) for x in parts], 1)
+
+    def unpacked(x: Tensor) -> list[Tensor]:
+        parts = x.split([shape[1:].numel() for shape in shapes], 1)
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def run(steps: Steps, reverse: bool) -> list[Tensor]:
+        given = zip((*names, *states), (*steps.xs, *unpacked(steps.h_0)), strict=True)
+        cotangents, masks = (steps.dy, *unpacked(steps.dh_n)), (steps.reset, None)
+        laid = drawn._replace(tensors=drawn.tensors | dict(given), masks=masks, cotangents=cotangents)
+        got = results(called, laid)
+        last, first = ([got[k] for k in got if k in keys] for keys in (LAST, FIRST))
+        return [got["y"], packed(last), *(got[f"d{name}"] for name in names), packed(first)]
+
+    dy, *ends = drawn.cotangents
+    xs, first = (tuple(drawn.tensors[name] for name in group) for group in (names, states))
+    kept_apart(run, Steps(xs, packed(first), None, None, dy, packed(ends)), 17, False)
 
 
 def test_padding_is_not_read() -> None:

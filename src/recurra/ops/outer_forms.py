@@ -173,15 +173,23 @@ def _unsound(inputs: Inputs, state: OuterState) -> Tensor:
     return ~torch.cat([first[:, None], torch.stack([x.flatten(2).all(2) for x in steps]).all(0)], 1)
 
 
+def contain(
+    inputs: Inputs, state: OuterState, cut: Tensor, alive: Tensor | None = None
+) -> tuple[Inputs, OuterState, Tensor]:
+    """Both without what is not finite, which weights of zero would let across a cut; and where it was, or
+    lies before since the last cut, [B, 1 + T]: the state first."""
+    bad = _unsound(inputs, state)
+    bad = bad if alive is None else bad & pad(alive, (1, 0), value=True)
+    clean = inputs.each(lambda x: x.masked_fill(widen(bad[:, 1:], x), 0))
+    first = OuterState(*(x.masked_fill(widen(bad[:, 0], x), 0) for x in state))
+    return clean, first, spoilt(bad, pad(cut, (1, 0)))
+
+
 def _contained(
     inputs: Inputs, bonus: Tensor | None, state: OuterState, cut: Tensor
 ) -> tuple[Tensor, OuterState]:
-    """`_in_chunks`, where nothing that is not finite crosses a cut, as weights of zero would let it: it is
-    left out, and its segment is NaN from there on."""
-    bad = _unsound(inputs, state)
-    behind = spoilt(bad, pad(cut, (1, 0)))
-    clean = inputs.each(lambda x: x.masked_fill(widen(bad[:, 1:], x), 0))
-    first = OuterState(*(x.masked_fill(widen(bad[:, 0], x), 0) for x in state))
+    """`_in_chunks`, where nothing that is not finite crosses a cut: its segment is NaN from there on."""
+    clean, first, behind = contain(inputs, state, cut)
     y, last = _in_chunks(clean, bonus, first, cut)
     y = y.masked_fill(widen(behind[:, 1:], y), torch.nan)
     return y, OuterState(*(x.masked_fill(widen(behind[:, -1], x), torch.nan) for x in last))

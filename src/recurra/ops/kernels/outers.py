@@ -19,7 +19,9 @@ from recurra.ops.kernels.outer_keys import pull_keys
 from recurra.ops.kernels.outer_read import read
 from recurra.ops.kernels.outer_states import stabilise, walk
 from recurra.ops.kernels.tiles import View
-from recurra.ops.masks import living
+from recurra.ops.masks import cuts, living, widen
+from recurra.ops.outer_forms import Inputs, contain
+from recurra.state import OuterState
 
 Tensors = tuple[Tensor, ...]
 Optional = tuple[Tensor | None, ...]
@@ -156,6 +158,20 @@ def _memory(
     return _Memory((q, k, v, taken), gates, bonus, (flags, lengths), scale, sizes)
 
 
+def _contained(
+    inputs: Tensors, gate: Tensor | None, state: Tensors, masks: Optional
+) -> tuple[Inputs, Tensors, Tensor | None]:
+    """`contain` where there are cuts: a product of tiles has steps of both sides, and 0 times NaN is NaN."""
+    (q, k, v, decay), (reset, lengths) = inputs, masks
+    given = Inputs(q, k, v, decay, gate)
+    cut, alive = cuts(reset, lengths, False), living(lengths, q.shape[1])
+    return (given, state, None) if cut is None else contain(given, OuterState(*state), cut, alive)
+
+
+def _filled(xs: Tensors, mask: Tensor, value: float) -> Tensors:
+    return tuple(x.masked_fill(widen(mask, x), value) for x in xs)
+
+
 def outer(
     inputs: Tensors,
     gate: Tensor | None,
@@ -171,12 +187,18 @@ def outer(
     if not y.numel():
         return y, tuple(x.clone() for x in state), nothing
     with torch.cuda.device_of(v):
-        memory = _memory(inputs, gate, bonus, state[2], masks, scale)
+        given, state, behind = _contained(inputs, gate, state, masks)
+        memory = _memory(given[:4], given.gate, bonus, state[2], masks, scale)
         gates = memory.gates
         take, top = (None, state[2].clone()) if gates is None else (gates.take, gates.last)
-        entering, last = memory.walk(False, v, (take, take), state[:2])
-        memory.read(v, None, entering, y, False)
-    return y, (*last, top), nothing
+        entering, last = memory.walk(False, given.v, (take, take), state[:2])
+        memory.read(given.v, None, entering, y, False)
+        last = (*last, top)
+        if behind is not None:
+            alive = living(masks[1], y.shape[1])
+            (y,) = _filled((y,), behind[:, 1:] if alive is None else behind[:, 1:] & alive, torch.nan)
+            last = _filled(last, behind[:, -1], torch.nan)
+    return y, last, nothing
 
 
 def _sides(memory: _Memory, dy: Tensor, entering: Tensors) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -238,9 +260,13 @@ def outer_backward(
         dgate, dbonus = (None if x is None else torch.zeros_like(x) for x in (gate, bonus))
         return grads, dgate, dbonus, tuple(x.clone() for x in seeds)
     with torch.cuda.device_of(dy):
-        memory = _memory(inputs, gate, bonus, first[2], masks, scale)
+        given, first, behind = _contained(inputs, gate, first, masks)
+        if behind is not None:
+            (dy,) = _filled((dy,), behind[:, 1:], 0)
+            last, seeds = _filled(last, behind[:, -1], 0), _filled(seeds, behind[:, -1], 0)
+        memory = _memory(given[:4], given.gate, bonus, first[2], masks, scale)
         take = None if memory.gates is None else memory.gates.take
-        before, _ = memory.walk(False, inputs[2], (take, take), first[:2])
+        before, _ = memory.walk(False, given.v, (take, take), first[:2])
         sides = _sides(memory, dy, before)
         after, dfirst = memory.walk(True, dy, sides, seeds[:2])
         memory.read(dy, sides[0], after, grads[2], True)
