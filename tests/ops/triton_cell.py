@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from cells import draw, meets, public
+from cells import draw, meets, public, results
 from recurra.ops import kernels, native
 from recurra.ops.cell_forms import CELLS
-from recurrences import LAYOUTS, Case
+from recurrences import LAYOUTS, Case, kept_apart
+from recurrences import Drawn as Steps
 
 # Every cell with every kind of masks, and the dtypes among them.
 CASES = [
@@ -48,6 +50,19 @@ def test_strides(layout: str) -> None:
 @pytest.mark.parametrize(("batch", "time"), [(0, 2), (2, 0)])
 def test_nothing_to_do(cell: str, batch: int, time: int) -> None:
     meets(public, cell, draw(cell, Case(time, 2, batch=batch), torch.float32), False)
+
+
+@pytest.mark.parametrize(("cell", "reverse"), [("gru", True), ("lstm", False), ("slstm", False)])
+def test_nothing_crosses_a_reset(cell: str, reverse: bool) -> None:
+    drawn = draw(cell, Case(5, 2, batch=1), torch.float32)
+    (gates, *parameters, state), (dy, dstate) = drawn.inputs, drawn.cotangents
+
+    def run(steps: Steps, reverse: bool) -> list[Tensor]:
+        inputs, masks = (*steps.xs, *parameters, steps.h_0), (steps.reset, None)
+        got = results(public, cell, drawn._replace(inputs=inputs, masks=masks, cotangents=steps[4:]), reverse)
+        return [got[name] for name in ("y", "state_n", "dgates", "dstate")]
+
+    kept_apart(run, Steps((gates,), state, None, None, dy, dstate), 2, reverse)
 
 
 def test_padding_is_not_read() -> None:

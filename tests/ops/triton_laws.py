@@ -1,6 +1,7 @@
 """The laws that `test_triton.py` runs in Triton's interpreter: each gate is the fp64 step loop."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recurra.ops import kernels, native
-from recurrences import KINDS, LAYOUTS, MASKS, ROWS, Case, Drawn, draw, truth
+from recurrences import KINDS, LAYOUTS, MASKS, ROWS, Case, Drawn, draw, kept_apart, truth
 from tools import close
 
 GATES = dict(zip((*native.GATES,), ("linear", *(name for name in ROWS if name[:3] == "min")), strict=True))
@@ -118,6 +119,26 @@ def test_a_reset_forgets_what_is_not_finite_and_padding_is_not_read() -> None:
     assert y[:, 3:].isfinite().all()
     assert h_n.isfinite().all()
     assert not y[1, 5:].any()
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("gate", "reverse"), [("linear", False), ("mingru_tanh", True), ("minlstm_linear", False)]
+)
+def test_nothing_crosses_a_reset(gate: str, reverse: bool) -> None:
+    drawn = draw(ROWS[GATES[gate]], Case(9, 2, batch=1), torch.float32)
+    kept_apart(partial(run, gate), drawn, 5, reverse)
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("gate", ["mingru_tanh", "minlstm_linear", "minlstm_unnormalized_positive"])
+def test_a_gate_that_is_no_number_gives_none(gate: str) -> None:
+    drawn = draw(ROWS[GATES[gate]], Case(3, 2, batch=1), torch.float32)
+    drawn.xs[0][:, 1, 2:4] = torch.nan
+    y, *_ = run(gate, drawn, False)
+    assert y.isnan().any(2).tolist() == [[False, True, True]]
 
 
 def test_a_plan_covers_every_step() -> None:

@@ -13,7 +13,7 @@ from recurra.ops import kernels, native
 from recurra.ops.causal_conv import causal_conv_step
 from recurra.ops.loop import unroll
 from recurra.state import ConvState
-from recurrences import KINDS, LAYOUTS, ROWS, Case, Drawn, draw, draw_masks, truth
+from recurrences import KINDS, LAYOUTS, ROWS, Case, Drawn, draw, draw_masks, kept_apart, truth
 from tools import close
 
 
@@ -189,6 +189,16 @@ def test_a_reset_forgets_what_is_not_finite_and_padding_is_not_read(name: str) -
     assert y[:, 3:].isfinite().all()
     assert h_n.isfinite().all()
     assert not y[1, 4:].any()
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [("conv", False), ("selective", False), ("softmax decaying", False), ("softmax", True)],
+)
+def test_nothing_crosses_a_reset(name: str, reverse: bool) -> None:
+    kept_apart(RUNS[name], drawn_for(name, Case(9, 2, batch=1), torch.float32), 5, reverse)
 
 
 def test_a_plan_covers_every_step() -> None:

@@ -21,7 +21,7 @@ def _seen(
     """The gradients of y and of the final state AHEAD steps after each input."""
     at = first + steps + AHEAD
     ahead = load(dy, row, first + AHEAD, steps, channels, kept & (at >= 0) & (at < length), True)
-    final = ahead * 0
+    final = tl.zeros_like(ahead)
     if (AHEAD > 0) & (first + ROWS + AHEAD > length):
         state_row = tl.cast(row, tl.int64) * HISTORY + HISTORY - AHEAD
         mask = kept & (at == length)
@@ -35,7 +35,7 @@ def _gather(
     TAPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of inputs, and what each adds to that of every tap, and of the bias."""
-    total, sums, bias = value * 0, (), value * 0
+    total, sums, bias = tl.zeros_like(value), (), tl.zeros_like(value)
     for ahead in tl.static_range(TAPS):
         if ahead > 0:
             kept = connected(reset, row, start + steps + ahead, kept, length, time)

@@ -22,7 +22,7 @@ def inverse(p):
 @triton.jit
 def sigmoid(x):
     """sigmoid(x) and 1 - sigmoid(x), both to full relative precision."""
-    e = exp(tl.minimum(-x, 80.0))
+    e = exp(tl.minimum(-x, 80.0, propagate_nan=tl.PropagateNan.ALL))
     s = inverse(1.0 + e)
     return s, e * s
 

@@ -30,7 +30,7 @@ def _forward_tile(
     WHOLE: tl.constexpr,
 ):  # fmt: skip
     """a and b of every step of the runs, and of each run; beyond `end` they keep the state."""
-    CUTS: tl.constexpr = reset is not None
+    CUTS: tl.constexpr = (reset is not None) or (CELL == "linear")
     a_s, b_s, a_run, b_run = (), (), 1.0, 0.0
     first = moment(start, length, not REVERSE)
     for u in tl.static_range(RUN):
@@ -39,7 +39,7 @@ def _forward_tile(
             x0, x1, row, first, runs + u, channels, live & (channels < width), width, PARTS, not REVERSE
         )
         a, b = gates(v0, v1, v2, CELL, CANDIDATE)
-        if CUTS:
+        if reset is not None:
             cut = is_cut(
                 reset, row, moment(start + runs + u, length, not REVERSE), live, length, time, REVERSE
             )
@@ -58,13 +58,15 @@ def _forward_pass(
     RUN: tl.constexpr, RUNS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """y of one tile; returns the state after it."""
+    # Factors that come as they are may be totals of chunks with cuts in them.
+    CUTS: tl.constexpr = (reset is not None) or (CELL == "linear")
     a_s, b_s, a, b = _forward_tile(
         x0, x1, reset, row, start, end, length, time, width, runs, channels,
         CELL, CANDIDATE, PARTS, REVERSE, RUN, WHOLE,
     )  # fmt: skip
     hs, first = enter(a, b, h), moment(start, length, not REVERSE)
     for u in tl.static_range(RUN):
-        hs = advance(a_s[u], b_s[u], hs, reset is not None)
+        hs = advance(a_s[u], b_s[u], hs, CUTS)
         mask = is_live(start + runs + u, end, WHOLE) & (channels < width)
         store(y, hs, row, first, runs + u, channels, mask, not REVERSE)
     return last(hs, RUNS)

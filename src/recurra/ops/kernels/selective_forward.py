@@ -128,7 +128,8 @@ def forward_totals(
             _, _, keep, add = factors(
                 of, reset, row, start + u, end, length, time, width, channel, state, a, bias, STATES
             )
-            decay, h = decay * keep, advance(keep, add, h, reset is not None)
+            decay = advance(keep, 0.0, decay, reset is not None)
+            h = advance(keep, add, h, reset is not None)
     at = tl.cast(row, tl.int64) * tl.num_programs(1) + tl.program_id(1)
     tl.store(decays + at * (STATES * width) + flat, decay, mask=flat < STATES * width)
     tl.store(ends + at * (STATES * width) + flat, h, mask=flat < STATES * width)

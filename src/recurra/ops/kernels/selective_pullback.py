@@ -72,7 +72,7 @@ def _back(of, dy, row, t, end, width, channel, state, a, skip, before, after, st
     gh = c + c_t[:, None] * dread[None, :]
     dc, db = tl.sum(after * dread[None, :], 1), tl.sum(gh * (delta * x)[None, :], 1)
     din = tl.sum(b_t[:, None] * gh, 0)
-    c = keep * gh
+    c = tl.where(keep == 0, 0.0, keep * gh)
     exponent = tl.where(keep == 0, 0.0, c * before)
     # a is in units of log 2.
     ddelta = tl.sum(a * exponent, 0) * 0.6931471805599453 + x * din
@@ -160,7 +160,8 @@ def backward_totals(
             )
             read = load(of.c, row, t, 0, state, (t < end) & (state < STATES), True)
             _, dread, _ = _gated(of, dy, row, t, end, channel, width)
-            decay, c = decay * keep, keep * (c + read[:, None] * dread[None, :])
+            decay = advance(keep, 0.0, decay, reset is not None)
+            c = advance(keep, 0.0, c + read[:, None] * dread[None, :], reset is not None)
     at = tl.cast(row, tl.int64) * parts + part
     tl.store(decays + at * whole + flat, decay, mask=flat < whole)
     tl.store(ends + at * whole + flat, c, mask=flat < whole)

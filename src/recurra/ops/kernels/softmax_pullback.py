@@ -68,11 +68,11 @@ def _back(reset, u, start, end, length, time, at, step, gy, m, a, c, decay, bonu
     older, newer = average(m_0, c_0, s, bonus)
     dv = take[:, None] * a + newer[:, None] * gy
     from_y = tl.sum(gy * (older[:, None] * a_0 + newer[:, None] * v), 1)
-    chosen = tl.where(ahead, m, 0.0)
+    chosen, m = tl.where(ahead, m, 0.0), tl.where(ahead, 0.0, m)
     ds = tl.sum(dv * v, 1) - newer * from_y + take * c + chosen
     dbonus = newer * (tl.sum(gy * v, 1) - from_y)
-    ddecay = tl.where(live, -keep * (tl.sum(a * a_0, 1) + c * c_0) - (m - chosen), 0.0)
-    m, a, c = m - chosen, keep[:, None] * a + older[:, None] * gy, keep * c - older * from_y
+    ddecay = tl.where(live, -keep * (tl.sum(a * a_0, 1) + c * c_0) - m, 0.0)
+    a, c = keep[:, None] * a + older[:, None] * gy, keep * c - older * from_y
     if reset is not None:
         now = moment(start + u, length, not REVERSE)
         cut = is_cut(reset, at.row, now, live, length, time, REVERSE)
@@ -145,7 +145,7 @@ def backward_totals(
             mask = (start + u < end) & (at.channel < HEADS * GROUP)
             gy = load(dy, at.row, first, u, at.channel, mask, not REVERSE)
             keep, _, ahead = _through(steps[u], start + u < end, decay)
-            kept, top = kept * keep, tl.where(ahead, 0.0, top)
+            kept, top = tl.where(keep == 0, 0.0, kept * keep), tl.where(ahead, 0.0, top)
             m, a, c, _, _, _, _ = _back(
                 reset, u, start, end, length, time, at, steps[u], gy, m, a, c, decay, bonus, REVERSE
             )

@@ -117,7 +117,9 @@ def advance(a, b, h, CUTS: tl.constexpr):
 @triton.jit
 def enter(a, b, h):
     """The state [RUNS, BLOCK_D] before each run of a tile, whose totals are a, b; h before the first."""
-    _, _, p, q = tl.associative_scan((a, b, a * 0 + 1, b * 0), 0, join_before)
+    # Not a * 0: a run need not be finite, what it begins with is.
+    one, zero = tl.full(a.shape, 1.0, tl.float32), tl.zeros_like(b)
+    _, _, p, q = tl.associative_scan((a, b, one, zero), 0, join_before)
     return tl.where(p == 0, q, p * h[None, :] + q)
 
 
