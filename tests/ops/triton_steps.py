@@ -205,9 +205,10 @@ def test_a_plan_covers_every_step() -> None:
     convs, selectives, softmaxes = (
         import_module(f"recurra.ops.kernels.{name}") for name in ("convs", "selectives", "softmaxes")
     )
-    for batch, time, width in [(1, 1, 1), (1, 65536, 256), (64, 5000, 3), (3, 257, 100), (1, 10**6, 1)]:
+    for batch, time, width in [(1, 1, 1), (1, 65536, 256), (64, 5000, 3), (3, 257, 100), (1, 3 * 10**7, 1)]:
         rows, _, chunk = convs.plan(batch, time, width)
         assert chunk % rows == 0
+        assert -(-time // chunk) < 2**16
         run, _, chunk = selectives.plan(batch, time, width)
         assert chunk % native.CHUNK == native.CHUNK % run == 0
         p = softmaxes.plan(batch, time, 4, width)

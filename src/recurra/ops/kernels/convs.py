@@ -22,7 +22,9 @@ def plan(batch: int, time: int, width: int) -> tuple[int, int, int]:
     block_d = min(64, power(width))
     rows = min(1024 // block_d, max(16, power(time)))
     programs = batch * ceil(width, block_d)
-    return rows, block_d, max(rows, 256 if programs * ceil(time, 256) >= 512 else 64)
+    # A grid's second side ends at 65,535.
+    least = ceil(ceil(time, 65535), rows) * rows
+    return rows, block_d, max(rows, least, 256 if programs * ceil(time, 256) >= 512 else 64)
 
 
 def _walk(x: Tensor, positions: int, taps: int, reset: Tensor | None, lengths: Tensor | None) -> Walk:

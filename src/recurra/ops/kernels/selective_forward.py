@@ -46,7 +46,7 @@ def place_states(width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STATES: tl
     channel, state = block * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     inside = (state < STATES)[:, None] & (channel < width)[None, :]
     flat = tl.where(inside, state[:, None] * width + channel[None, :], STATES * width)
-    return tl.program_id(0) // blocks, block, channel, state, flat
+    return tl.cast(tl.program_id(0) // blocks, tl.int64), block, channel, state, flat
 
 
 @triton.jit

@@ -47,7 +47,8 @@ def place_heads(HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_H: tl.constexpr,
     whole: tl.constexpr = 2 * HEADS + width
     last = tl.where(here, HEADS + width + head, whole)
     top, middle = tl.where(here, head, whole), tl.where(inside, HEADS + channel, whole)
-    return Place(tl.program_id(0) // blocks, head, channel, top, middle, last)
+    row = tl.cast(tl.program_id(0) // blocks, tl.int64)
+    return Place(row, head, channel, top, middle, last)
 
 
 @triton.jit

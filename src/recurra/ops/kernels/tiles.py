@@ -145,4 +145,5 @@ def place(width, RUN: tl.constexpr, RUNS: tl.constexpr, BLOCK_D: tl.constexpr):
     """row, chunk, first step of each run [RUNS, 1] and channels [BLOCK_D] of this program."""
     blocks = (width + BLOCK_D - 1) // BLOCK_D
     channel = (tl.program_id(0) % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
-    return tl.program_id(0) // blocks, tl.program_id(1), tl.arange(0, RUNS)[:, None] * RUN, channel
+    row = tl.cast(tl.program_id(0) // blocks, tl.int64)  # a state may have more numbers than 32 bits count
+    return row, tl.program_id(1), tl.arange(0, RUNS)[:, None] * RUN, channel
