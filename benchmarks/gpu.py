@@ -22,6 +22,7 @@ import random
 import statistics
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,8 @@ from recurra.state import ConvState, LinearState, SelectiveState, SoftmaxState
 Row = dict[str, Any]
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
+STOP = 8 * 60.0  # seconds after which nothing more is begun
+BEGUN = time.perf_counter()
 warnings.filterwarnings("ignore", message="recurra runs without its native kernels")
 
 # ----------------------------------------------------------------------------------------------
@@ -113,6 +116,17 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
+def said(e: Exception) -> str:
+    """An error in a line; Triton's begin with source code and end with what is wrong."""
+    text = f"{type(e).__name__}: {' '.join(str(e).split())}"
+    return text if len(text) <= 240 else f"{text[:120]} ... {text[-115:]}"
+
+
+def late() -> str:
+    """Why nothing more is begun, empty as long as something is."""
+    return f"not begun within {STOP:.0f} s" if time.perf_counter() - BEGUN > STOP else ""
+
+
 # ----------------------------------------------------------------------------------------------
 # Correctness: every equation, dtype, mask and direction, one chunk of time and several, against fp64.
 
@@ -130,8 +144,27 @@ def correctness_cases(toy: bool) -> list[tuple[Any, ...]]:
 
 
 def correctness(case: tuple[Any, ...]) -> Row:
-    """The worst error of outputs, final state and all gradients, in eps of the dtype."""
+    """One row of the table; what does not compile or run is a row too."""
     gate, (batch, steps, width), dtype, (masked, reverse) = case
+    place = {
+        "gate": gate,
+        "batch": batch,
+        "time": steps,
+        "width": width,
+        "dtype": dtype,
+        "masked": masked,
+        "reverse": reverse,
+    }
+    try:
+        worst, error = worst_eps(case), ""
+    except Exception as e:
+        worst, error = math.inf, said(e)
+    return {**place, "worst_eps": round(worst, 3), "right": worst <= TOLERANCE[dtype], "error": error}
+
+
+def worst_eps(case: tuple[Any, ...]) -> float:
+    """The worst error of outputs, final state and all gradients, in eps of the dtype."""
+    gate, (batch, steps, _), dtype, (masked, reverse) = case
     draw = torch.Generator(DEVICE).manual_seed(len(gate) + steps)
     normal = lambda *shape: torch.randn(*shape, generator=draw, device=DEVICE)  # noqa: E731
     leaves, cotangents = drawn(gate, case[1], DTYPES[dtype], normal)
@@ -144,17 +177,7 @@ def correctness(case: tuple[Any, ...]) -> Row:
     with interpreted():
         got = gradients(forms.public, leaves, masks, cotangents)
     want = gradients(forms.truth, [x.double() for x in leaves], masks, cotangents)
-    errors = [rms(g, w) / torch.finfo(DTYPES[dtype]).eps for g, w in zip(got, want, strict=True)]
-    right = max(errors) <= TOLERANCE[dtype]
-    place = {
-        "batch": batch,
-        "time": steps,
-        "width": width,
-        "dtype": dtype,
-        "masked": masked,
-        "reverse": reverse,
-    }
-    return {"gate": gate, **place, "worst_eps": round(max(errors), 3), "right": right}
+    return max(rms(g, w) / torch.finfo(DTYPES[dtype]).eps for g, w in zip(got, want, strict=True))
 
 
 def drawn(
@@ -339,6 +362,11 @@ def run_bandwidth(toy: bool) -> Iterator[Row]:
         }
 
 
+def copied(rows: list[Row]) -> float:
+    """GB/s of the copy."""
+    return next((row["gb_per_s"] for row in rows if "gb_per_s" in row), math.nan)
+
+
 def scan_shapes(toy: bool, parts: int, size: int) -> list[tuple[str, int, int, int]]:
     if toy:
         return [("toy", 2, 64, 8)]
@@ -353,20 +381,33 @@ def run_scan(toy: bool, copy: float) -> Iterator[Row]:
     for gate, dtype in product(scan.GATES, ("fp32", "bf16")):
         parts, size = gated.FUSIONS[gate].parts, DTYPES[dtype].itemsize
         for name, batch, steps, width in scan_shapes(toy, parts, size):
-            for work, f, count in scan.draw(gate, (batch, steps, width), DTYPES[dtype], DEVICE):
-                row = bench(graphed(f) if CUDA else f, 0.1, flush)
-                rate = count * size * batch * steps * width / row["median_ms"] / 1e6
-                place = {
-                    "gate": gate,
-                    "dtype": dtype,
-                    "shape": name,
-                    "batch": batch,
-                    "time": steps,
-                    "width": width,
-                }
-                yield {**place, "work": work, **row, "gb_per_s": rate, "of_copy": rate / copy}
-            del f
+            place = {
+                "gate": gate,
+                "dtype": dtype,
+                "shape": name,
+                "batch": batch,
+                "time": steps,
+                "width": width,
+            }
+            try:
+                yield from (
+                    {**place, **row} for row in scans(gate, dtype, (batch, steps, width), copy, flush)
+                )
+            except Exception as e:
+                yield {**place, "skipped": said(e)}
             release()
+
+
+def scans(gate: str, dtype: str, shape: tuple[int, int, int], copy: float, flush: Tensor) -> Iterator[Row]:
+    """Both kinds of work at one shape."""
+    if why := late():
+        yield {"skipped": why}
+        return
+    numbers = math.prod(shape) * DTYPES[dtype].itemsize
+    for work, f, count in scan.draw(gate, shape, DTYPES[dtype], DEVICE):
+        row = bench(graphed(f) if CUDA else f, 0.1, flush)
+        rate = count * numbers / row["median_ms"] / 1e6
+        yield {"work": work, **row, "gb_per_s": rate, "of_copy": rate / copy}
 
 
 # ----------------------------------------------------------------------------------------------
@@ -382,8 +423,6 @@ LOOP_TIME, COMPILED_TIME = 4096, 32
 LOOP_GRAPH, LIBRARY_GRAPH = 512, 4096  # a graph has nodes for every step
 PATIENCE = 2.5  # seconds for one call
 COMPILING = 40.0  # seconds for all compiled loops together
-STOP = 8 * 60.0  # seconds after which nothing more is begun
-BEGUN = time.perf_counter()
 
 
 def skipped(  # noqa: PLR0911 - a reason each
@@ -401,17 +440,18 @@ def skipped(  # noqa: PLR0911 - a reason each
         return f"torch.compile unrolls the loop, for over 10 s at T = 32: up to T = {COMPILED_TIME}"
     if compiled and compiling > COMPILING:
         return f"{COMPILING:.0f} s were spent on compilation"
-    if time.perf_counter() - BEGUN > STOP:
-        return f"not begun within {STOP:.0f} s"
+    if why := late():
+        return why
     return f"about {last_ms / 1e3:.0f} s a call expected" if last_ms > 1e3 * PATIENCE else ""
 
 
-def measure(name: str, x: Tensor, dy: Tensor, graph: bool) -> Row:
+def measure(name: str, shape: tuple[int, int, int], dtype: torch.dtype, graph: bool) -> Row:
     """Time and peak memory of one step: input, output, parameters, gradients; not what was there before."""
     release()
-    held = torch.cuda.memory_allocated() - 2 * x.numel() * x.element_size() if CUDA else 0
+    held = torch.cuda.memory_allocated() if CUDA else 0
     torch.manual_seed(0)
-    layer = LAYERS[name](x.shape[-1]).to(DEVICE, x.dtype)
+    x = torch.randn(shape, device=DEVICE, dtype=dtype, requires_grad=True)
+    dy, layer = torch.randn(shape, device=DEVICE, dtype=dtype), LAYERS[name](shape[-1]).to(DEVICE, dtype)
     start, step = time.perf_counter(), baselines.training_step(layer, x, dy)
     step()
     first = time.perf_counter() - start
@@ -425,14 +465,11 @@ def measure(name: str, x: Tensor, dy: Tensor, graph: bool) -> Row:
     return {**row, "peak_mib": peak, "first_call_s": first}
 
 
-def attempt(name: str, x: Tensor, dy: Tensor, graph: bool) -> Row:
+def attempt(name: str, shape: tuple[int, int, int], dtype: torch.dtype, graph: bool) -> Row:
     try:
-        return measure(name, x, dy, graph)
-    except (RuntimeError, torch.cuda.OutOfMemoryError) as e:
-        if CUDA:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        return {"skipped": f"{type(e).__name__}: {str(e).splitlines()[0][:120]}"}
+        return measure(name, shape, dtype, graph)
+    except Exception as e:
+        return {"skipped": said(e)}
 
 
 def figure_times(toy: bool) -> tuple[int, ...]:
@@ -444,12 +481,10 @@ def run_figure(toy: bool) -> Iterator[Row]:
     batch, compiling = 2 if toy else 64, 0.0
     last: dict[Any, tuple[int, float]] = {}
     for width, dtype, steps in product((8,) if toy else (64, 256), ("fp32", "bf16"), figure_times(toy)):
-        x = torch.randn(batch, steps, width, device=DEVICE, dtype=DTYPES[dtype], requires_grad=True)
-        dy = torch.randn(batch, steps, width, device=DEVICE, dtype=DTYPES[dtype])
         for name, graph in product(LAYERS, (False, True)):
             before, ms = last.get((name, width, dtype, graph), (steps, 0.0))
             why = skipped(name, steps, graph, ms * steps / before, compiling)
-            row = {"skipped": why} if why else attempt(name, x, dy, graph)
+            row = {"skipped": why} if why else attempt(name, (batch, steps, width), DTYPES[dtype], graph)
             if "median_ms" in row:
                 last[name, width, dtype, graph] = (steps, row["median_ms"])
             compiling += row.get("first_call_s", 0.0) if "compiled" in name else 0.0
@@ -523,10 +558,8 @@ def report(parts: dict[str, list[Row]], unchecked: int) -> None:
     if rows := parts.get("correctness"):
         right = sum(row["right"] for row in rows)
         print(f"\ncorrectness: {right} of {len(rows)} right, {unchecked} not checked; worst, in eps:")
-        table(
-            [max((r for r in rows if r["dtype"] == d), key=lambda r: r["worst_eps"]) for d in DTYPES],
-            tuple(rows[0]),
-        )
+        of_dtype = ([r for r in rows if r["dtype"] == d] for d in DTYPES)
+        table([max(some, key=lambda r: r["worst_eps"]) for some in of_dtype if some], tuple(rows[0]))
         table([r for r in rows if not r["right"]], tuple(rows[0]))
     if rows := parts.get("bandwidth"):
         print("\nthe card:")
@@ -561,10 +594,15 @@ def main() -> None:
         runs = {
             "correctness": lambda: run_correctness(chosen["toy"]),
             "bandwidth": lambda: run_bandwidth(chosen["toy"]),
-            "scan": lambda: run_scan(chosen["toy"], parts["bandwidth"][0]["gb_per_s"]),
+            "scan": lambda: run_scan(chosen["toy"], copied(parts["bandwidth"])),
             "figure": lambda: run_figure(chosen["toy"]),
         }
-        parts[part] = list(runs[part]())
+        parts[part] = []
+        try:
+            parts[part].extend(runs[part]())
+        except Exception as e:  # the rows up to here stay
+            traceback.print_exc()
+            about[f"{part}_ended"] = said(e)
         if part == "correctness":
             about["unchecked"] = len(correctness_cases(chosen["toy"])) - len(parts[part])
         if part == "figure":

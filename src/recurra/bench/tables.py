@@ -106,7 +106,7 @@ def roof_shares(device: Device, times: Sequence[int] = (512, 4096)) -> Table:
 def scan_shares(device: Device) -> Table:
     """The recurrence alone at a gigabyte or what comes nearest to it."""
     heads = ("gate", "work", "dtype", "batch", "time", "width", "GB/s", "of a copy, %")
-    rows = [row for row in device.scan.rows if row.get("shape", "1 GiB") == "1 GiB"]
+    rows = [row for row in device.scan.rows if row.get("shape", "1 GiB") == "1 GiB" and "of_copy" in row]
     return Table(
         heads,
         [{**row, "GB/s": row["gb_per_s"], "of a copy, %": 100 * row["of_copy"]} for row in rows],
