@@ -111,12 +111,14 @@ class _Memory(NamedTuple):
     ) -> None:
         """Run a kernel on a grid; scale: of what is not weighed by a gate."""
         (_, time, heads, keys), p, decay = self.inputs[0].shape, self.plan, self.inputs[3]
-        # 16-bit inputs are exact in TF32; what they are multiplied with is rounded to it.
+        # 16-bit inputs are exact in TF32; what they are multiplied with is cut off to it, not rounded.
         exact = "ieee" if self.inputs[0].dtype == torch.float32 else "tf32"
         kind = {"LAG": int(self.bonus is not None), "OF_KEYS": decay.ndim == 4, **how}
         tile = {"LEN": p.steps, "BLOCK_K": p.keys, "BLOCK_V": p.values, "num_warps": p.warps}
         sizes = (time, heads, keys, self.inputs[2].shape[3], self.chunks)
-        kernel[grid](*args, *sizes, scale, PRECISION=exact, **kind, **tile)
+        # A chunk has few tiles: fetched ahead they took more shared memory than the 99 KB of small cards.
+        stages = 3 if kernel is walk else 1
+        kernel[grid](*args, *sizes, scale, PRECISION=exact, **kind, **tile, num_stages=stages)
 
     def walk(self, back: bool, columns: Tensor, sides: Optional, first: Tensors) -> tuple[Tensors, Tensors]:
         """What every chunk begins with, of matrices and sums of keys, and what the last one ends with; back:
