@@ -307,7 +307,8 @@ def test_more_tokens_and_fewer(tied: bool, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path)(tokens).logits.shape[-1] == 16
     lm.resize_token_embeddings(20, mean_resizing=False)
     assert lm(torch.tensor([[19]])).logits.shape[-1] == 20
-    lm.resize_token_embeddings(VOCABULARY)
+    lm.requires_grad_(False).resize_token_embeddings(VOCABULARY)
+    assert not any(p.requires_grad for p in lm.parameters())
     close(lm(tokens).logits, old)
 
 

@@ -178,7 +178,8 @@ class RecurraForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         size += -size % (pad_to_multiple_of or 1)
         for part in (self.model.embed, self.model.head):
             if part.weight is not None:
-                part.weight = nn.Parameter(_resized(part.weight.detach(), size, mean_resizing))
+                made = _resized(part.weight.detach(), size, mean_resizing)
+                part.weight = nn.Parameter(made, part.weight.requires_grad)
         self.config.model = self.model.config
         return self.model.embed
 
