@@ -140,8 +140,9 @@ struct OuterBackward : OuterLoop<P> {
   }
   void end_gated() const {
     std::memcpy(of_head(s.dn_0, keys), dn, keys * sizeof(T));
-    const bool from_start = this->source == Base::kNowhere && this->since == 0 && !(length && cut(0));
-    *of_head(s.dmax_0, 1) = state_dot(s.c_0, s.dc_0, s.n_0, s.dn_0) + (from_start ? carried : 0);
+    const bool forgotten = length && cut(0);  // whatever it was: zero times what is not finite is not zero
+    const bool from_start = this->source == Base::kNowhere && this->since == 0;
+    *of_head(s.dmax_0, 1) = forgotten ? 0 : state_dot(s.c_0, s.dc_0, s.n_0, s.dn_0) + (from_start ? carried : 0);
   }
 
   void backward(const Chunk& chunk) {

@@ -190,12 +190,13 @@ struct SoftmaxLoop {
         store<S>(g.numerator + c, forget ? V{} : f[0] * ga + f[2] * gy, rest);
       });
       const V gc = load<S>(g.denominator + i, n), gm = load<S>(g.max + i, n);
-      const V chosen = at.next.ahead ? gm : V{};
+      // Not gm - chosen: what is not finite would cross a cut.
+      const V chosen = at.next.ahead ? gm : V{}, left = at.next.ahead ? V{} : gm;
       store<P>(ds + i, totals[0] - factors[3] * totals[1] + take * gc + chosen, n);
       store<S>(g.denominator + i, forget ? V{} : keep * gc - older * totals[1], n);
-      store<S>(g.max + i, gm - chosen, n);
+      store<S>(g.max + i, left, n);
       store<S>(bonus + i, load<S>(bonus + i, n) + factors[3] * (totals[2] - totals[1]), n);
-      store<S>(decay + i, load<S>(decay + i, n) - keep * (totals[3] + gc * at.c) - (gm - chosen), n);
+      store<S>(decay + i, load<S>(decay + i, n) - keep * (totals[3] + gc * at.c) - left, n);
     });
   }
 

@@ -279,6 +279,19 @@ def _pulled(op: Op, x: Tensor, state: Any, reset: Tensor | None = None) -> tuple
     return y, end, dx, type(state)(*dfirst)
 
 
+def test_no_nan_crosses_a_reset(named: tuple[Op, Op, Any]) -> None:
+    """Neither that of a state which step 0 forgets nor, backwards, that of a step behind."""
+    op, _, state = named
+    x, reset = torch.randn(BATCH, TIME, WIDTH), torch.zeros(BATCH, TIME, dtype=torch.bool)
+    reset[:, 0] = reset[:, 6] = True
+    bad, spoilt = x.clone(), type(state)(*(torch.full_like(s, torch.nan) for s in state))
+    bad[:, 6:] = torch.nan
+    (y, _, dx, dstate), want = _pulled(op, bad, spoilt, reset), _pulled(op, x, state, reset)
+    close(y[:, :6], want[0][:, :6])
+    close(dx[:, :6], want[2][:, :6])
+    assert not any(s.any() for s in dstate)
+
+
 def test_how_a_state_lies_in_memory(named: tuple[Op, Op, Any]) -> None:
     op, _, state = named
     x, turned = (

@@ -40,6 +40,25 @@ def test_no_steps(form: Any, mode: str) -> None:
     meets(form, draw(mode, (0, 2, 3, 4), "both", "mixed", torch.float32))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", MODES)
+def test_no_nan_crosses_a_reset(form: Any, mode: str) -> None:
+    """Neither that of a state which step 0 forgets nor, backwards, that of a step behind."""
+    reset = torch.zeros(2, 7, dtype=torch.bool)
+    reset[:, 0] = reset[:, 4] = True
+    drawn = draw(mode, (7, 1, 3, 2), "none", "mixed", torch.float32)._replace(masks=(reset, None))
+    steps = [name for name in Inputs._fields if name in drawn.tensors]
+    bad = {name: x.clone() for name, x in drawn.tensors.items()}
+    for name in steps:
+        bad[name][:, 4:] = torch.nan
+    for name in OuterState._fields:
+        bad[name].fill_(torch.nan)
+    want, got = results(form, drawn), results(form, drawn._replace(tensors=bad))
+    for name in ("y", *(f"d{name}" for name in steps)):
+        close(got[name][:, :4], want[name][:, :4])
+    assert not any(got[f"d{name}"].any() for name in OuterState._fields if bad[name].numel())
+
+
 def test_attention_with_gates() -> None:
     """mLSTM's parallel form in fp64 (arXiv 2405.04517, appendix A.3): all pairs of steps at once."""
     at = draw("gated", (40, 2, 5, 7), "none", "mixed", torch.float64).tensors
