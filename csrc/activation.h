@@ -154,11 +154,7 @@ inline void choose_activation(const Activation& s, bool forward) {
 }
 
 inline void activation(const Activation& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return choose_activation<Real<float>>(s, forward);
-    case kFloat64: return choose_activation<Real<double>>(s, forward);
-    case kBfloat16: return choose_activation<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { choose_activation<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -176,11 +176,7 @@ inline void run_attention(const Attention& s) {
 }
 
 inline void attention(const Attention& s) {
-  switch (s.dtype) {
-    case kFloat32: return run_attention<Real<float>>(s);
-    case kFloat64: return run_attention<Real<double>>(s);
-    case kBfloat16: return run_attention<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_attention<decltype(p)>(s); });
 }
 
 // What one head of one row reads of another sequence.
@@ -205,11 +201,7 @@ inline void run_cross_attention(const CrossAttention& s) {
 }
 
 inline void cross_attention(const CrossAttention& s) {
-  switch (s.dtype) {
-    case kFloat32: return run_cross_attention<Real<float>>(s);
-    case kFloat64: return run_cross_attention<Real<double>>(s);
-    case kBfloat16: return run_cross_attention<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_cross_attention<decltype(p)>(s); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -396,11 +396,7 @@ inline void run_kind(const Cell& s, bool forward) {
 }
 
 inline void cell(const Cell& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_kind<Real<float>>(s, forward);
-    case kFloat64: return run_kind<Real<double>>(s, forward);
-    case kBfloat16: return run_kind<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_kind<decltype(p)>(s, forward); });
 }
 
 // ------------------------------------------------------------------------------------ one step
@@ -451,11 +447,7 @@ inline void choose_step(const CellStep& s) {
 }
 
 inline void cell_step(const CellStep& s) {
-  switch (s.dtype) {
-    case kFloat32: return choose_step<Real<float>>(s);
-    case kFloat64: return choose_step<Real<double>>(s);
-    case kBfloat16: return choose_step<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { choose_step<decltype(p)>(s); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

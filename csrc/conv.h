@@ -120,11 +120,7 @@ inline void run_conv_step(const ConvStep& s) {
 }
 
 inline void conv_step(const ConvStep& s) {
-  switch (s.dtype) {
-    case kFloat32: return run_conv_step<Real<float>>(s);
-    case kFloat64: return run_conv_step<Real<double>>(s);
-    case kBfloat16: return run_conv_step<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_conv_step<decltype(p)>(s); });
 }
 
 template <class P>
@@ -136,11 +132,7 @@ inline void run_conv(const Conv& s, bool forward) {
 }
 
 inline void conv(const Conv& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_conv<Real<float>>(s, forward);
-    case kFloat64: return run_conv<Real<double>>(s, forward);
-    case kBfloat16: return run_conv<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_conv<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -289,11 +289,7 @@ inline void run_diagonal(const Diagonal& s, bool forward) {
 }
 
 inline void diagonal(const Diagonal& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_diagonal<Real<float>>(s, forward);
-    case kFloat64: return run_diagonal<Real<double>>(s, forward);
-    case kBfloat16: return run_diagonal<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_diagonal<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -220,11 +220,7 @@ inline void run_dplr(const Diagonal& s, bool forward) {
 }
 
 inline void dplr(const Diagonal& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_dplr<Real<float>>(s, forward);
-    case kFloat64: return run_dplr<Real<double>>(s, forward);
-    case kBfloat16: return run_dplr<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_dplr<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -95,11 +95,7 @@ inline void run_fours(const Fours& s, bool forward) {
 }
 
 inline void fours(const Fours& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_fours<Real<float>>(s, forward);
-    case kFloat64: return run_fours<Real<double>>(s, forward);
-    case kBfloat16: return run_fours<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_fours<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

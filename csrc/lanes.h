@@ -9,9 +9,9 @@
 #include <type_traits>
 #include <utility>
 
-namespace recurra::RECURRA_LEVEL {
+#include "abi.h"
 
-using i64 = std::int64_t;
+namespace recurra::RECURRA_LEVEL {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -379,6 +379,16 @@ inline A least(A a, A b) {
 template <class A>
 inline A most(A a, A b) {
   return a < b ? b : a;
+}
+
+// f of how elements of a real dtype lie.
+template <class F>
+inline void by_dtype(i64 dtype, F f) {
+  switch (dtype) {
+    case kFloat32: return f(Real<float>());
+    case kFloat64: return f(Real<double>());
+    case kBfloat16: return f(Real<bf16>());
+  }
 }
 
 template <class F>

@@ -179,11 +179,7 @@ inline void matvec(const Matvec& s) {
   if (s.weight_dtype != s.dtype) {
     return s.weight_dtype == kInt8 ? run_matvec<PackedProduct<Int8Columns>>(s) : run_matvec<PackedProduct<Bf16Columns>>(s);
   }
-  switch (s.dtype) {
-    case kFloat32: return run_matvec<RowProduct<Real<float>>>(s);
-    case kFloat64: return run_matvec<RowProduct<Real<double>>>(s);
-    case kBfloat16: return run_matvec<RowProduct<Real<bf16>>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_matvec<RowProduct<decltype(p)>>(s); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -110,11 +110,7 @@ inline void choose_norm(const Norm& s, bool forward) {
 }
 
 inline void norm(const Norm& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return choose_norm<Real<float>>(s, forward);
-    case kFloat64: return choose_norm<Real<double>>(s, forward);
-    case kBfloat16: return choose_norm<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { choose_norm<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -352,11 +352,7 @@ inline void run_outer(const Outer& s, bool forward) {
 }
 
 inline void outer(const Outer& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_outer<Real<float>>(s, forward);
-    case kFloat64: return run_outer<Real<double>>(s, forward);
-    case kBfloat16: return run_outer<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_outer<decltype(p)>(s, forward); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -311,11 +311,7 @@ inline void run_selective(const Selective& s, bool forward) {
 }
 
 inline void selective(const Selective& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_selective<Real<float>>(s, forward);
-    case kFloat64: return run_selective<Real<double>>(s, forward);
-    case kBfloat16: return run_selective<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_selective<decltype(p)>(s, forward); });
 }
 
 // A strip of one row's channels through one step.
@@ -370,11 +366,7 @@ inline void run_selective_step(const SelectiveStep& s) {
 }
 
 inline void selective_step(const SelectiveStep& s) {
-  switch (s.dtype) {
-    case kFloat32: return run_selective_step<Real<float>>(s);
-    case kFloat64: return run_selective_step<Real<double>>(s);
-    case kBfloat16: return run_selective_step<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_selective_step<decltype(p)>(s); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -234,11 +234,7 @@ inline void run_softmax(const Softmax& s, bool forward) {
 }
 
 inline void softmax(const Softmax& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return run_softmax<Real<float>>(s, forward);
-    case kFloat64: return run_softmax<Real<double>>(s, forward);
-    case kBfloat16: return run_softmax<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_softmax<decltype(p)>(s, forward); });
 }
 
 template <class P>
@@ -258,11 +254,7 @@ inline void run_softmax_step(const SoftmaxStep& s) {
 }
 
 inline void softmax_step(const SoftmaxStep& s) {
-  switch (s.dtype) {
-    case kFloat32: return run_softmax_step<Real<float>>(s);
-    case kFloat64: return run_softmax_step<Real<double>>(s);
-    case kBfloat16: return run_softmax_step<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_softmax_step<decltype(p)>(s); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL

@@ -134,11 +134,7 @@ inline void choose_token_mix(const TokenMix& s, bool forward) {
 }
 
 inline void token_mix(const TokenMix& s, bool forward) {
-  switch (s.dtype) {
-    case kFloat32: return choose_token_mix<Real<float>>(s, forward);
-    case kFloat64: return choose_token_mix<Real<double>>(s, forward);
-    case kBfloat16: return choose_token_mix<Real<bf16>>(s, forward);
-  }
+  by_dtype(s.dtype, [&](auto p) { choose_token_mix<decltype(p)>(s, forward); });
 }
 
 template <class P>
@@ -161,11 +157,7 @@ inline void run_token_mix_step(const TokenMixStep& s) {
 }
 
 inline void token_mix_step(const TokenMixStep& s) {
-  switch (s.dtype) {
-    case kFloat32: return run_token_mix_step<Real<float>>(s);
-    case kFloat64: return run_token_mix_step<Real<double>>(s);
-    case kBfloat16: return run_token_mix_step<Real<bf16>>(s);
-  }
+  by_dtype(s.dtype, [&](auto p) { run_token_mix_step<decltype(p)>(s); });
 }
 
 }  // namespace recurra::RECURRA_LEVEL
