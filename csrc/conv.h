@@ -14,7 +14,7 @@ struct ConvLoop {
   using Element = typename P::Element;
   using State = typename P::State;
   using Number = typename State::Element;
-  static constexpr int kRegisters = 16;
+  static constexpr int kRegisters = 16, kUsual = 4;
 
   const Conv& s;
   const i64 b, first, width, length, history;
@@ -44,11 +44,27 @@ struct ConvLoop {
     for (i64 t = length; t < s.time; ++t) std::memset(row(view, t), 0, width * sizeof(Element));
   }
 
+  // A step whose taps all lie in the input, as many as most blocks have.
+  void forward_usual(i64 t) const {
+    const Element* const x = row(s.x, t - history);
+    const Number* const weight = shared(s.weight, 0);
+    each_register<P>(width, [&](i64, i64 c, auto n) {
+      V sum = s.bias ? load<State>(shared(s.bias, 0) + c, n) : V{};
+      for (int j = 0; j < kUsual; ++j)
+        sum += load<State>(weight + j * s.width + c, n) * load<P>(x + j * s.x.time + c, n);
+      store<P>(row(s.y, t) + c, sum, n);
+    });
+  }
+
   void forward() const {
     i64 begin = -history;  // the first step that is remembered
     for (i64 t = 0; t < length; ++t) {
       if (cut(t)) begin = t;
       const i64 from = most(begin, t - history);
+      if (s.taps == kUsual && from >= 0 && from == t - history) {
+        forward_usual(t);
+        continue;
+      }
       each_register<P>(width, [&](i64, i64 c, auto n) {
         V sum = s.bias ? load<State>(shared(s.bias, 0) + c, n) : V{};
         for (i64 u = from; u <= t; ++u) sum += load<State>(shared(s.weight, u - t + history) + c, n) * input(u, c, n);
@@ -125,9 +141,12 @@ inline void conv_step(const ConvStep& s) {
 
 template <class P>
 inline void run_conv(const Conv& s, bool forward) {
+  // Forward nothing is held of a strip, so that it may be whole rows.
+  if (forward)
+    return each_strip<P, 1 << 16>(s.batch, s.width, s.threads,
+                                  [&](i64 b, i64 first, i64 width) { ConvLoop<P>(s, b, first, width).forward(); });
   each_strip<P, ConvLoop<P>::kRegisters>(s.batch, s.width, s.threads, [&](i64 b, i64 first, i64 width) {
-    const ConvLoop<P> loop(s, b, first, width);
-    forward ? loop.forward() : loop.backward();
+    ConvLoop<P>(s, b, first, width).backward();
   });
 }
 

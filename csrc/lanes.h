@@ -151,6 +151,16 @@ inline Vec<T> half_blocks(Vec<T> x, Vec<T> y, std::integer_sequence<int, i...>) 
 #endif
 }
 
+// Lane i of every four in all four of them.
+template <class T, int i, int... lane>
+inline Vec<T> spread(Vec<T> x, std::integer_sequence<int, lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, x, (lane / 4 * 4 + i)...);
+#else
+  return __builtin_shuffle(x, Vec<typename Format<T>::Int>{(lane / 4 * 4 + i)...});
+#endif
+}
+
 // The sums of as many registers as one has lanes, in their order: three operations for each.
 template <class T, int size = kLanes<T>>
 inline Vec<T> sum_each(const Vec<T>* v) {
@@ -164,6 +174,22 @@ inline Vec<T> sum_each(const Vec<T>* v) {
       halves[i] = half_blocks<T, size, 0>(x, y, order) + half_blocks<T, size, size / 2>(x, y, order);
     }
     return sum_each<T, size / 2>(halves);
+  }
+}
+
+// As many registers as one has lanes, of which rows become columns.
+template <class T, int size = kLanes<T>>
+inline void transpose(Vec<T>* v) {
+  if constexpr (size > 1) {
+    constexpr auto order = std::make_integer_sequence<int, kLanes<T>>();
+    constexpr int half = size / 2;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T> / 2; ++i) {
+      const int r = i / half * size + i % half;
+      const Vec<T> x = v[r], y = v[r + half];
+      v[r] = half_blocks<T, size, 0>(x, y, order), v[r + half] = half_blocks<T, size, half>(x, y, order);
+    }
+    transpose<T, half>(v);
   }
 }
 

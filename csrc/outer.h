@@ -30,6 +30,7 @@ struct OuterLoop {
   static constexpr i64 lanes = P::lanes;
   static constexpr int kChunk = kVectorBytes == 64 ? 8 : 4;  // with its outputs and values, what registers hold
   static constexpr int kStrip = 4;                           // registers of values in one pass of a step
+  static constexpr int kBeside = lanes > kChunk ? lanes / kChunk : 1;  // with a chunk's steps, sums that fill registers
   static constexpr i64 kAheadRows = 8;
   static constexpr i64 kSlots = kOuterSegment / kChunk;      // chunks of a segment that do not begin at a cut
 
@@ -54,7 +55,8 @@ struct OuterLoop {
   T *q, *k, *keep, *read, *write, *all, *v;  // read: q P; write: k R; all: G
   T *read_t, *write_t;                        // the same, steps side by side: [keys, kChunk]
   T *u, *n;  // the bonus; what the denominators read
-  T mix[kChunk][kChunk];  // S
+  T mix[kChunk][kChunk];   // S
+  T span[kChunk][kChunk];  // of a gated row: products of f from after l to j, 0 for later l
   // Of every step of a gated row: keep and take in units of e^top.
   T *kept, *taken, *top;
   i64 source = kNowhere, since = 0;  // which step the last top stems from, and the first whose decay it has
@@ -192,6 +194,27 @@ struct OuterLoop {
       for (int l = 0; l <= j; ++l) mix[j][l] = sum(sums[j][l]);
   }
 
+  // The same where all keys decay alike: of numbers.
+  void mix_gated() {
+    for (int l = 0; l < kChunk; ++l) {
+      T product = 1;
+      for (int j = 0; j < kChunk; ++j) span[j][l] = j < l ? 0 : j == l ? 1 : product *= keep[j * key_pad];
+    }
+    for (int j = 0; j < kChunk; j += kBeside) {
+      V part[kBeside * kChunk] = {};
+      each(key_pad, [&](i64 c) {
+        for (int l = 0; l < kChunk; ++l) {
+          const V key = get(k + l * key_pad + c);
+          for (int a = 0; a < kBeside; ++a) part[a * kChunk + l] += key * get(q + (j + a) * key_pad + c);
+        }
+      });
+      T sums[kBeside * kChunk];
+      for (int p = 0; p < kBeside * kChunk; p += lanes) put(sums + p, sum_each<T>(part + p));
+      for (int a = 0; a < kBeside; ++a)
+        for (int l = 0; l < kChunk; ++l) mix[j + a][l] = span[j + a][l] * sums[a * kChunk + l];
+    }
+  }
+
   void turn(const T* from, T* to) const {
     for (int j = 0; j < kChunk; ++j)
       for (i64 i = 0; i < keys; ++i) to[i * kChunk + j] = from[j * key_pad + i];
@@ -200,7 +223,7 @@ struct OuterLoop {
   void prepare(i64 from, i64 steps) {
     read_chunk(from, steps);
     accumulate_decays();
-    mix_steps();
+    s.gated ? mix_gated() : mix_steps();
   }
 
   // q_j n_j, n being what the chunk begins with.
@@ -220,21 +243,36 @@ struct OuterLoop {
     });
   }
 
-  // One register of values: what a chunk's steps read of them, and the matrix after it.
-  void pass(T* c, i64 column, V* y) const {
-    V in[kChunk];
-    for (int l = 0; l < kChunk; ++l) in[l] = get(v + l * value_pad + column), y[l] = V{};
+  // Registers of values side by side: what a chunk's steps read of them, and the matrix after it. What is
+  // read and what is written take a pass each, whose numbers and registers serve every column.
+  template <int kVectors>
+  void pass(T* c, i64 column, V (*y)[kVectors]) const {
+    V in[kChunk][kVectors];
+    for (int l = 0; l < kChunk; ++l)
+      for (int a = 0; a < kVectors; ++a) in[l][a] = get(v + l * value_pad + column + a * lanes), y[l][a] = V{};
     for (i64 i = 0; i < keys; ++i) {
-      const V old = get(c + i * value_pad + column);
-      V now = all[i] * old;
-      for (int j = 0; j < kChunk; ++j) {
-        y[j] += read_t[i * kChunk + j] * old;
-        now += write_t[i * kChunk + j] * in[j];
-      }
-      put(c + i * value_pad + column, now);
+      for (int j = 0; j < kChunk; ++j)
+        for (int a = 0; a < kVectors; ++a) y[j][a] += read_t[i * kChunk + j] * get(c + i * value_pad + column + a * lanes);
+    }
+    for (i64 i = 0; i < keys; ++i) {
+      V now[kVectors];
+      for (int a = 0; a < kVectors; ++a) now[a] = all[i] * get(c + i * value_pad + column + a * lanes);
+      for (int l = 0; l < kChunk; ++l)
+        for (int a = 0; a < kVectors; ++a) now[a] += write_t[i * kChunk + l] * in[l][a];
+      for (int a = 0; a < kVectors; ++a) put(c + i * value_pad + column + a * lanes, now[a]);
     }
     for (int j = 0; j < kChunk; ++j)
-      for (int l = 0; l <= j; ++l) y[j] += mix[j][l] * in[l];
+      for (int l = 0; l <= j; ++l)
+        for (int a = 0; a < kVectors; ++a) y[j][a] += mix[j][l] * in[l][a];
+  }
+
+  template <int kVectors, class N>
+  void read_out(T* c, i64 column, i64 from, i64 steps, const T* divisor, N some) const {
+    V y[kChunk][kVectors];
+    pass<kVectors>(c, column, y);
+    for (i64 j = 0; j < steps; ++j)
+      for (int a = 0; a < kVectors; ++a)
+        store<P>(at(s.y, from + j, values) + column + a * lanes, s.gated ? y[j][a] / divisor[j] : y[j][a], some);
   }
 
   void forward() {
@@ -248,11 +286,10 @@ struct OuterLoop {
       turn(read, read_t), turn(write, write_t);
       T divisor[kChunk];
       for (i64 j = 0; j < end - from; ++j) divisor[j] = s.gated ? divide_by(denominator(j), from + j) : 1;
-      each_register<P>(values, [&](i64, i64 column, auto some) {
-        V y[kChunk];
-        pass(c, column, y);
-        for (i64 j = 0; j < end - from; ++j)
-          store<P>(at(s.y, from + j, values) + column, s.gated ? y[j] / divisor[j] : y[j], some);
+      i64 column = 0;
+      for (; column + 2 * lanes <= values; column += 2 * lanes) read_out<2>(c, column, from, end - from, divisor, Whole{});
+      each_register<P>(values - column, [&](i64, i64 more, auto some) {
+        read_out<1>(c, column + more, from, end - from, divisor, some);
       });
       advance_keys();
       from = end;

@@ -21,8 +21,8 @@ struct OuterBackward : OuterLoop<P> {
   using Base::keys, Base::length, Base::mix, Base::n, Base::of_head, Base::put, Base::q, Base::read, Base::s;
   using Base::sum, Base::take, Base::u, Base::v, Base::value_pad, Base::values, Base::write;
 
-  // Values that share what is read of the keys, so many that their sums fill registers.
-  static constexpr int kBeside = lanes > kChunk ? lanes / kChunk : 1;
+  // Values that share what is read of the keys.
+  using Base::kBeside;
   i64 column(i64 c, int a) const { return least<i64>(c + a, values - 1); }  // the last one may be done twice
 
   struct Chunk {
@@ -34,6 +34,7 @@ struct OuterBackward : OuterLoop<P> {
   T *dread, *dwrite, *passing;  // of q P, of k R, and C dC summed over values
   T *dq, *dk, *dy, *dv, *dy_t, *v_t, *du;
   T dmix[kChunk][kChunk], dden[kChunk];
+  T passing_by[kChunk] = {};  // of a gated row: of its decay, from pairs of steps before and after it
   T carried = 0;  // gradient of the final max
 
   static i64 size(const Outer& s) {
@@ -51,16 +52,28 @@ struct OuterBackward : OuterLoop<P> {
     dy_t = take(values * kChunk), v_t = take(values * kChunk);
   }
 
+  // to [columns, to_stride] from [rows, from_stride], turned.
+  static void turn_matrix(T* to, i64 to_stride, const T* from, i64 from_stride, i64 rows, i64 columns) {
+    for (i64 i = 0; i < rows; i += lanes)
+      for (i64 c = 0; c < columns; c += lanes) {
+        if (i + lanes <= rows && c + lanes <= columns) {
+          V block[lanes];
+          for (i64 r = 0; r < lanes; ++r) block[r] = get(from + (i + r) * from_stride + c);
+          transpose<T>(block);
+          for (i64 r = 0; r < lanes; ++r) put(to + (c + r) * to_stride + i, block[r]);
+          continue;
+        }
+        for (i64 r = i; r < least(i + lanes, rows); ++r)
+          for (i64 d = c; d < least(c + lanes, columns); ++d) to[d * to_stride + r] = from[r * from_stride + d];
+      }
+  }
+
   // [keys, values] and [values, key_pad].
   void turn_in(T* to, const T* from) const {
-    clear(to, values * key_pad);
-    for (i64 i = 0; i < keys; ++i)
-      for (i64 c = 0; c < values; ++c) to[c * key_pad + i] = from[i * values + c];
+    if (keys < key_pad) clear(to, values * key_pad);
+    turn_matrix(to, key_pad, from, values, keys, values);
   }
-  void turn_out(T* to, const T* from) const {
-    for (i64 i = 0; i < keys; ++i)
-      for (i64 c = 0; c < values; ++c) to[i * values + c] = from[c * key_pad + i];
-  }
+  void turn_out(T* to, const T* from) const { turn_matrix(to, values, from, key_pad, values, keys); }
   void turn_values(T* to, const T* from) const {
     for (i64 c = 0; c < values; ++c)
       for (int j = 0; j < kChunk; ++j) to[c * kChunk + j] = from[j * value_pad + c];
@@ -71,13 +84,16 @@ struct OuterBackward : OuterLoop<P> {
   // The state after a prepared chunk, from the one before it; slots below 0 are empty.
   void advance(i64 from, i64 to) const {
     for (i64 c = 0; c < values; c += kBeside) {
+      V in[kBeside][kChunk];
+      for (int a = 0; a < kBeside; ++a)
+        for (int l = 0; l < kChunk; ++l) in[a][l] = V{} + v_t[column(c, a) * kChunk + l];
       each(key_pad, [&](i64 i) {
         const V g = get(all + i);
         V now[kBeside];
         for (int a = 0; a < kBeside; ++a) now[a] = from < 0 ? V{} : g * get(slot(from) + column(c, a) * key_pad + i);
         for (int l = 0; l < kChunk; ++l) {
           const V row = get(write + l * key_pad + i);
-          for (int a = 0; a < kBeside; ++a) now[a] += v_t[column(c, a) * kChunk + l] * row;
+          for (int a = 0; a < kBeside; ++a) now[a] += in[a][l] * row;
         }
         for (int a = 0; a < kBeside; ++a) put(slot(to) + column(c, a) * key_pad + i, now[a]);
       });
@@ -156,7 +172,7 @@ struct OuterBackward : OuterLoop<P> {
     state_backward(chunk.slot);
     divide_backward(chunk);
     keys_backward();
-    pairs_backward();
+    s.gated ? pairs_gated() : pairs_backward();
     gates_backward(chunk);
     write_gradients(chunk);
     if (chunk.slot < 0) clear(dc, values * key_pad), clear(dn, key_pad);
@@ -305,6 +321,27 @@ struct OuterBackward : OuterLoop<P> {
     });
   }
 
+  // The same where all keys decay alike: what a decay has to do with pairs is known of their sum.
+  void pairs_gated() {
+    T pair[kChunk][kChunk];
+    clear(passing_by, kChunk);
+    for (int j = 0; j < kChunk; ++j) {
+      for (int l = 0; l < kChunk; ++l) {
+        pair[j][l] = l > j ? 0 : dmix[j][l] * this->span[j][l];
+        for (int m = l + 1; m <= j; ++m) passing_by[m] += dmix[j][l] * mix[j][l];
+      }
+    }
+    each(key_pad, [&](i64 i) {
+      V query[kChunk], key[kChunk];
+      for (int j = 0; j < kChunk; ++j) query[j] = get(q + j * key_pad + i), key[j] = get(k + j * key_pad + i);
+      for (int j = 0; j < kChunk; ++j) {
+        V of_query = get(dq + j * key_pad + i), of_key = get(dk + j * key_pad + i);
+        for (int l = 0; l < kChunk; ++l) of_query += pair[j][l] * key[l], of_key += pair[l][j] * query[l];
+        put(dq + j * key_pad + i, of_query), put(dk + j * key_pad + i, of_key);
+      }
+    });
+  }
+
   void gates_backward(const Chunk& chunk) const {
     V gate[kChunk] = {}, decay[kChunk] = {};
     each(key_pad, [&](i64 i) {
@@ -315,7 +352,7 @@ struct OuterBackward : OuterLoop<P> {
     });
     for (i64 j = 0; j < chunk.steps; ++j) {
       const i64 t = chunk.from + j;
-      const T more = s.gated && t >= this->since ? carried : 0;
+      const T more = passing_by[j] + (s.gated && t >= this->since ? carried : 0);
       if (s.channels == 1) P::put(this->at(s.ddecay, t, 1), sum(decay[j]) + more);
       else this->copy_out(this->at(s.ddecay, t, keys), dread + j * key_pad, keys);
       if (s.gated) P::put(this->at(s.dgate, t, 1), sum(gate[j]) + (t == this->source ? carried : 0));

@@ -345,7 +345,7 @@ void run_selective(const Kernels& kernels, const Shape& s, i64 dtype, i64 states
 }
 
 void run_outer(const Kernels& kernels, const Shape& s, i64 dtype, i64 heads, bool gated, bool of_keys) {
-  const i64 state = state_dtype(dtype), keys = s.width / heads, values = s.time == 1 ? 135 : 5, rows = s.batch * heads;
+  const i64 state = state_dtype(dtype), keys = s.width / heads, values = s.time == 1 ? 135 : s.time == 3 ? 37 : 5, rows = s.batch * heads;
   const i64 channels = of_keys ? keys : 1, segments = (s.time + kOuterSegment - 1) / kOuterSegment;
   const Shape valued{s.batch, s.time, heads * values, s.time_first, s.masked};
   const Shape decayed{s.batch, s.time, heads * channels, s.time_first, s.masked};

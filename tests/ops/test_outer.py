@@ -16,7 +16,7 @@ from recurra.state import OuterState
 from recurrences import LAYOUTS, NATIVE
 from tools import close
 
-SIZES = [(1, 1, 1, 1), (2, 3, 1, 4), (7, 1, 17, 5), (65, 2, 3, 17), (130, 1, 16, 16)]  # T, H, K, V
+SIZES = [(1, 1, 1, 1), (2, 3, 1, 4), (7, 1, 17, 5), (65, 2, 17, 37), (130, 1, 16, 16)]  # T, H, K, V
 FORMS = [outer_open, pytest.param(called, marks=NATIVE, id="compiled")]
 CASES = [
     (mode, SIZES[(i + j) % len(SIZES)], masks, list(RATES)[(i + j + j // 4) % 4])
