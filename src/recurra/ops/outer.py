@@ -55,11 +55,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.scale = inputs[11]
     ctx.save_for_backward(*inputs[:9], *output[1:], *inputs[9:11])
     ctx.mark_non_differentiable(output[4])
+    ctx.set_materialize_grads(False)  # zeros for output 4 alone would be as much as all of q, k and v
 
 
 def _backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, reset, lengths = ctx.saved_tensors
-    grads = iter(BACKWARD(*cotangents[:4], *inputs, reset, lengths, ctx.scale))
+    outputs = inputs[2], *inputs[9:12]  # y is like v
+    seeds = (x.new_zeros(x.shape) if d is None else d for d, x in zip(cotangents[:4], outputs, strict=True))
+    grads = iter(BACKWARD(*seeds, *inputs, reset, lengths, ctx.scale))
     # An op returns tensors alone: of what is None it has none to return.
     return (*(None if x is None else next(grads) for x in inputs[:9]), None, None, None)
 

@@ -151,10 +151,15 @@ def _fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:9], output[2], *inputs[9:])
     ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)  # zeros for output 2 would be as large as it is
 
 
-def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    return (*BACKWARD(dy, dh_n, *ctx.saved_tensors), None, None)
+def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # once: where blocks are computed twice, each look computes again
+    x, h_0 = saved[0], saved[8]
+    dy = x.new_zeros(x.shape) if dy is None else dy
+    dh_n = h_0.new_zeros(h_0.shape) if dh_n is None else dh_n
+    return (*BACKWARD(dy, dh_n, *saved), None, None)
 
 
 def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
