@@ -51,6 +51,21 @@ def test_the_products_are_those_that_a_block_makes(made, model):
 
 
 @pytest.mark.parametrize("model", BLOCKS)
+def test_the_memories_are_those_whose_matrices_a_block_makes(monkeypatch, model):
+    seen, house = [], importlib.import_module("recurra.ops.outer")
+    check = house._check
+
+    def listen(inputs, *rest):
+        seen.append((*inputs.k.shape[-2:], inputs.v.shape[-1]))
+        check(inputs, *rest)
+
+    monkeypatch.setattr(house, "_check", listen)
+    block = Size(model, 64).build()
+    block(torch.randn(2, 20, 64))
+    assert list(products.memories(block)) == seen
+
+
+@pytest.mark.parametrize("model", BLOCKS)
 def test_equal_parameters_within_a_few_percent(model):
     want = Size(models.EQUAL, 256).parameters
     assert models.alike(model, want).parameters == pytest.approx(want, rel=0.06)

@@ -53,7 +53,7 @@ def of_positions():
 def of_steps():
     for part in ("step", "products: nn.Linear"):
         row = {"batch": 4, "context": 512, "model": "mingru", "precision": "32-true", "part": part}
-        yield {**row, "median_ms": 3.0, "over_linear": 1.1}
+        yield {**row, "median_ms": 3.0, "over_linear": 1.1, "over_all_linear": 1.05}
 
 
 ROOF = (
@@ -125,6 +125,7 @@ def test_the_page_is_one_file_that_names_machines_and_days(results, capsys):
     assert "Not timed: it takes too long." in text
     assert "<td>gpu_card.json</td><td>Card</td><td>2026-03-04</td><td>python gpu.py</td>" in text
     assert "ms, threads: 1</td>" in text
+    assert "with the recurrence&#x27;s, 1</td>" in text
     assert "Thread scaling" not in text
 
 

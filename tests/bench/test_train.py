@@ -4,13 +4,16 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from recurra.bench import memory, products, train
 from recurra.bench.language import TORCH, Step, build, noise
-from recurra.bench.products import LINEAR, PROJECT
+from recurra.bench.products import BATCHED, LINEAR, MAPPED, PROJECT
+from recurra.bench.timing import Timing
 from recurra.bench.train import MIXED, STEP
 from recurra.blocks.table import BLOCKS
 from recurra.cli import bench
+from recurra.ops import native
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -62,6 +65,29 @@ def test_products_make_every_gradient_anew(plan, dtype, linear):
         assert torch.equal(leaf.grad, old)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_a_recurrence_are_six_of_keys_times_values(plan, dtype):
+    """Two forward, four backward, a head and step; as linear maps, of which each makes three, no more."""
+    model = build(plan("xlstm_large"))
+    sizes, tokens = list(products.memories(model)), 2 * native.SEGMENT
+    wanted = sum(6 * tokens * heads * keys * values for heads, keys, values in sizes)
+    run = products.Batched(model, tokens, dtype)
+    with FlopCounterMode(display=False) as counted:
+        grads = run()
+    assert counted.get_total_flops() == 2 * wanted
+    assert [g.shape for g in grads] == [leaf.shape for leaf in run.leaves]
+    maps = products.matrices(products.as_maps(model))
+    assert sum(3 * tokens * sizes[0][0] * rows * columns for rows, columns, _ in maps) == wanted
+
+
+def test_a_recurrence_that_multiplies_matrices_has_a_floor_of_its_own(plan):
+    places = {part.part for part in train.contenders([plan("mlstm")])}
+    assert places == {STEP, LINEAR, PROJECT, BATCHED, MAPPED}
+    timings = {train.Part(plan("mlstm"), part): Timing(1, 2.0, 2.0, 2.0, 2.0) for part in places}
+    found = train.ratios(train.Part(plan("mlstm"), STEP), timings)
+    assert found == {name: 1 / len(parts) for name, parts in train.FLOORS.items()} | {"over_fp32": 1}
+
+
 def test_train_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(train, "peak", lambda config, threads: 1.5)
@@ -82,6 +108,7 @@ def test_train_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, capsys
             == bool(row["over_project"])
             == (row["part"] == STEP and row["model"] == "mingru")
         )
+        assert row["over_all_linear"] == row["over_all_project"] == ""
     assert float(steps[0]["over_fp32"]) == 1
     assert [(row["context"], row["batch"]) for row in contexts] == [("4", "2"), ("8", "1")]
     assert float(contexts[0]["over_shortest"]) == 1

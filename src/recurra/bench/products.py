@@ -1,14 +1,18 @@
-"""The matrix products of a model alone: the linear maps of its layers, and nothing in between."""
+"""The matrix products of a model alone: its linear maps, and what a recurrence of matrices multiplies."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from recurra.blocks import MLSTMBlock, XLSTMLargeBlock
+from recurra.blocks.rwkv5 import TimeMix
 from recurra.layers.aaren import AarenLayer
+from recurra.ops import native
 from recurra.parts import CausalConv, Embedding, HeadNorm
 
 LINEAR, PROJECT = "products: nn.Linear", "products: ops.project"
+BATCHED, MAPPED = "recurrence: torch.bmm", "recurrence: ops.project"
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[int, int, bool]]:
@@ -60,3 +64,50 @@ class Products:
         for leaf in self.leaves:
             leaf.grad = None
         torch.autograd.backward(self._forward(), self.dys)
+
+
+def memories(model: nn.Module) -> Iterator[tuple[int, int, int]]:
+    """Heads, keys and values of a head, wherever a recurrence makes and reads matrices (`ops.outer`)."""
+    for module in model.modules():
+        if isinstance(module, TimeMix):
+            heads, channels = module.norm.weight.shape
+            yield heads, channels, channels
+        elif isinstance(module, (MLSTMBlock, XLSTMLargeBlock)):
+            heads, values = module.head_norm.weight.shape
+            keys = module.config.key_width // heads if isinstance(module, XLSTMLargeBlock) else values
+            yield heads, keys, values
+
+
+class Batched:
+    """y = q (k' v) of every memory in chunks of steps, forward and backward, as plain torch.bmm.
+
+    Six products of keys times values a head and step, two forward and four backward: the least that making
+    and reading the matrices takes, in chunks as long as the kernels' segments. Their own chunks are shorter;
+    what the steps of one have with each other, decays and gates do not count.
+    """
+
+    def __init__(self, model: nn.Module, tokens: int, dtype: torch.dtype = torch.float32) -> None:
+        steps = min(native.SEGMENT, tokens)
+        chunks = -(-tokens // steps)
+        shapes = [
+            (heads * chunks, steps, width)
+            for heads, keys, values in memories(model)
+            for width in (keys, keys, values)
+        ]
+        self.leaves = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+        self.dys = [torch.randn(shape, dtype=dtype) for shape in shapes[2::3]]
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        """The gradients of every q, k and v."""
+        rows = zip(self.leaves[::3], self.leaves[1::3], self.leaves[2::3], strict=True)
+        return torch.autograd.grad([q @ (k.mT @ v) for q, k, v in rows], self.leaves, self.dys)
+
+
+def as_maps(model: nn.Module) -> nn.ModuleList:
+    """For every memory two linear maps of a head's keys to its values, which take the same six products.
+
+    On rows of all heads together they are the fastest that products of so many numbers can be: a chunk's
+    are smaller.
+    """
+    sizes = [(keys, values) for _, keys, values in memories(model) for _ in range(2)]
+    return nn.ModuleList(nn.Linear(keys, values, bias=False) for keys, values in sizes)

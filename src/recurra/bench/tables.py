@@ -132,6 +132,8 @@ def thread_times(found: Sequence[Measured]) -> Table:
             line = lines.setdefault(tuple(place.values()), place)
             line |= {f"ms, threads: {made['threads']}": row["median_ms"]}
             line |= {f"over nn.Linear's products, {made['threads']}": row["over_linear"]}
+            if row.get("over_all_linear"):
+                line |= {f"with the recurrence's, {made['threads']}": row["over_all_linear"]}
     return Table(list(dict.fromkeys(head for line in lines.values() for head in line)), list(lines.values()))
 
 

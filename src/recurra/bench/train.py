@@ -2,7 +2,9 @@
 
 The products are those of the step, on its shapes and with their gradients: every linear map and the head,
 once as nn.Linear and once through `ops.project`. Those of a GRU or LSTM with its own past are among them,
-as one product over all steps, which no such layer can have.
+as one product over all steps, which no such layer can have. Where the recurrence itself multiplies matrices,
+`over_all_linear` and `over_all_project` count its products too: six of keys times values a head and step,
+plain torch.bmm in chunks beside nn.Linear, and as linear maps beside `ops.project`.
 """
 
 import json
@@ -17,7 +19,7 @@ from torch import nn
 from recurra.bench.contenders import Project
 from recurra.bench.language import TORCH, Step, noise
 from recurra.bench.memory import fresh, risen
-from recurra.bench.products import LINEAR, PROJECT, Products
+from recurra.bench.products import BATCHED, LINEAR, MAPPED, PROJECT, Batched, Products, as_maps, memories
 from recurra.bench.report import Row
 from recurra.bench.timing import Timing, interleave
 from recurra.blocks.table import BLOCKS
@@ -30,10 +32,16 @@ CONTEXTS, TOKENS = (256, 1024, 4096), 4096
 PLACE = ("batch", "context", "model", "precision", "part")
 PRINTED = (
     *("model", "precision", "part", "repeats", "median_ms", "q1_ms", "q3_ms", "over_linear"),
-    *("over_project", "over_fp32", "tokens_per_s", "peak_mib"),
+    *("over_project", "over_all_linear", "over_all_project", "over_fp32", "tokens_per_s", "peak_mib"),
 )
 CONTEXT_PRINTED = ("model", "batch", "context", "repeats", "median_ms", "over_shortest", "tokens_per_s")
 COLUMNS = (*PLACE, *PRINTED[3:], "over_shortest")
+FLOORS = {
+    "over_linear": (LINEAR,),
+    "over_project": (PROJECT,),
+    "over_all_linear": (LINEAR, BATCHED),
+    "over_all_project": (PROJECT, MAPPED),
+}
 
 
 class Part(NamedTuple):
@@ -57,10 +65,24 @@ def contenders(configs: Sequence[TrainConfig]) -> dict[Part, Callable[[], object
     text, made = noise(), dict[Part, Callable[[], object]]()
     for config in configs:
         step = made[Part(config, STEP)] = Step(config, text)
-        for part, linear in ((LINEAR, nn.Linear), (PROJECT, Project)) if config.model in BLOCKS else ():
+        if config.model in BLOCKS:
             dtype = torch.bfloat16 if config.precision == MIXED else torch.float32
-            made[Part(config, part)] = Products(step.model, config.batch * config.context, linear, dtype)
+            found = floors(step.model, config.batch * config.context, dtype)
+            made |= {Part(config, part): run for part, run in found.items()}
     return made
+
+
+def floors(model: nn.Module, tokens: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """The products of the linear maps, and those of a recurrence that multiplies matrices."""
+    found: dict[str, Callable[[], object]] = {
+        LINEAR: Products(model, tokens, nn.Linear, dtype),
+        PROJECT: Products(model, tokens, Project, dtype),
+    }
+    if sizes := list(memories(model)):
+        heads = sizes[0][0]
+        found[BATCHED] = Batched(model, tokens, dtype)
+        found[MAPPED] = Products(as_maps(model), tokens * heads, Project, dtype)
+    return found
 
 
 def time_all(
@@ -89,13 +111,14 @@ def ratios(part: Part, timings: dict[Part, Timing]) -> Row:
     """A step over its products and over itself in fp32."""
     if part.part != STEP:
         return {}
-    others = {
-        "over_linear": part._replace(part=LINEAR),
-        "over_project": part._replace(part=PROJECT),
-        "over_fp32": part._replace(config=replace(part.config, precision=FULL)),
-    }
+    others = {name: [part._replace(part=p) for p in parts] for name, parts in FLOORS.items()}
+    others["over_fp32"] = [part._replace(config=replace(part.config, precision=FULL))]
     ms = timings[part].median
-    return {name: ms / timings[other].median for name, other in others.items() if other in timings}
+    return {
+        name: ms / sum(timings[part].median for part in parts)
+        for name, parts in others.items()
+        if all(part in timings for part in parts)
+    }
 
 
 def steps(
