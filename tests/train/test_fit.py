@@ -39,8 +39,7 @@ def test_the_best_and_the_newest_are_kept(text, small, model, tmp_path, monkeypa
 
 def test_time_bounds_a_run(text, small, model, tmp_path):
     config = small(steps=None, minutes=0.005)
-    # The clock is asked whether time is over some microseconds after a step has noted it.
-    assert fit(model(config), text, config, tmp_path).seconds > 0.299
+    assert fit(model(config), text, config, tmp_path).seconds >= 0.3
 
 
 @pytest.mark.parametrize(("until", "steps"), [(2.0, 4), (1.99, 6), (None, 8)])

@@ -93,6 +93,8 @@ class _Loop:
         score = self._evaluate() if self.ended or self.position.step % self.config.every == 0 else None
         if score is not None:
             self.ended = self.ended or self._done()
+        if self.ended:  # by a clock that went on since the step noted it
+            self.position = replace(self.position, seconds=self._seconds())
         self.report.add(
             {
                 "step": self.position.step,
