@@ -95,6 +95,16 @@ def test_every_device_is_read_with_its_record(results):
     assert load(results, "absent") is None
 
 
+def test_a_roofline_of_another_machine_keeps_its_name(results):
+    write_record(results / "roofline.json", {**MADE, "cpu": "another"})
+    cpu, another, _ = devices(results)
+    assert (cpu.name, another.name) == ("a <CPU>", "another")
+    assert cpu.figure.rows
+    assert another.scan.rows
+    assert not cpu.roof.rows + cpu.scan.rows + another.figure.rows
+    assert "of copy bandwidth on another: 90" in renewed(f"{BEGIN}\n{END}", results)
+
+
 def test_factors_stand_below_those_of_the_paper(results):
     for device in devices(results):
         *published, first, last = factors(device).rows[:2] + factors(device).rows[-2:]

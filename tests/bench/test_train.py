@@ -117,11 +117,21 @@ def test_train_leaves_csv_record_and_picture(tmp_path, monkeypatch, read, capsys
     assert "peak_mib" in capsys.readouterr().out
 
 
-def test_the_picture_of_torchs_layers_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["32-true", MIXED])
+def test_the_picture_of_torchs_layers_alone_in_one_precision(tmp_path, monkeypatch, read, precision):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(train, "peak", lambda config, threads: None)
-    bench.train("nn.LSTM", width=8, depth=1, batch=1, context=4, repeats=1, threads=1, out=tmp_path)
+    of = {"width": 8, "depth": 1, "batch": 1, "context": 4, "precision": precision}
+    bench.train("nn.LSTM", **of, repeats=1, threads=1, out=tmp_path)
+    assert [row["precision"] for row in read(tmp_path / "train.csv")] == [precision]
     assert (tmp_path / "train.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "gru2"}, {"precision": "bf16"}], ids=str)
+def test_a_plan_names_the_option_that_is_wrong(wrong):
+    ((name, given),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} must be of .*{given}"):
+        train.plan(**{"model": "mingru", "width": 8, "depth": 1, "batch": 1, "context": 4} | wrong)
 
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="peak memory is measured on Linux alone")

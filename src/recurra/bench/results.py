@@ -60,16 +60,20 @@ def _gpu(path: Path) -> Device:
     return Device(made["device"], figure, roof, scan)
 
 
+def _cpus(folder: Path) -> Iterator[Device]:
+    """One, or two where figure and roofline are of two machines."""
+    found = {stem: measured for stem in ("figure", "roofline") if (measured := load(folder, stem))}
+    for name in dict.fromkeys(measured.made["cpu"] for measured in found.values()):
+        here = {stem: measured for stem, measured in found.items() if measured.made["cpu"] == name}
+        none = Measured([], next(iter(here.values())).made)
+        roof = here.get("roofline", none)
+        parts = ([row for row in roof.rows if row.get(key) is not None] for key in ("what", "gate"))
+        yield Device(name, here.get("figure", none), *(Measured(part, roof.made) for part in parts))
+
+
 def devices(folder: Path) -> Iterator[Device]:
-    """Every machine that has a part of the figure: this folder's CPU, then each GPU."""
-    figure, roof = load(folder, "figure"), load(folder, "roofline")
-    if found := figure or roof:
-        none = Measured([], found.made)
-        rows = (roof or none).rows
-        parts = ([row for row in rows if row.get(key) is not None] for key in ("what", "gate"))
-        yield Device(
-            found.made["cpu"], figure or none, *(Measured(part, (roof or none).made) for part in parts)
-        )
+    """Every machine that has a part of the figure: this folder's CPUs, then each GPU."""
+    yield from _cpus(folder)
     yield from map(_gpu, sorted(folder.glob("gpu_*.json")))
 
 

@@ -124,9 +124,8 @@ def ratios(part: Part, timings: dict[Part, Timing]) -> Row:
 def steps(
     configs: Sequence[TrainConfig], repeats: int, threads: int, say: Callable[[str], None]
 ) -> list[Row]:
-    """Rows of each run in fp32 and in bf16-mixed."""
-    both = [replace(config, precision=precision) for config in configs for precision in (FULL, MIXED)]
-    timings = time_all(contenders(both), repeats, say)
+    """Rows of each run."""
+    timings = time_all(contenders(configs), repeats, say)
     rows = [{**row(part, t), **ratios(part, timings)} for part, t in timings.items()]
     for part, found in zip(timings, rows, strict=True):
         if part.part == STEP:
@@ -162,20 +161,32 @@ def peak(config: TrainConfig, threads: int) -> float | None:
     return fresh(__name__, [json.dumps(asdict(config)), threads], str(Part(config, STEP)))
 
 
-def plan(model: str, width: int, depth: int, batch: int, context: int) -> TrainConfig:
+def plan(model: str, width: int, depth: int, batch: int, context: int, precision: str = FULL) -> TrainConfig:
     """A run of the benchmark. Raises ValueError that names an option."""
-    if model not in (known := (*BLOCKS, *TORCH)):
-        raise ValueError(f"model must be of {', '.join(known)}, got {model!r}")
-    return TrainConfig(model=model, width=width, depth=depth, batch=batch, context=context, device="cpu")
+    for name, given, known in (
+        ("model", model, (*BLOCKS, *TORCH)),
+        ("precision", precision, (FULL, MIXED)),
+    ):
+        if given not in known:
+            raise ValueError(f"{name} must be of {', '.join(known)}, got {given!r}")
+    return TrainConfig(
+        model=model,
+        width=width,
+        depth=depth,
+        batch=batch,
+        context=context,
+        precision=precision,
+        device="cpu",
+    )
 
 
 def run(
     configs: Sequence[TrainConfig], repeats: int, threads: int, say: Callable[[str], None]
 ) -> Iterator[list[Row]]:
-    """Rows of all steps, then those against the context: of the library's own blocks."""
+    """Rows of all steps, then those against the context: of the library's own blocks, in fp32."""
     torch.set_num_threads(threads)
     yield steps(configs, repeats, threads, say)
-    ours = [config for config in configs if config.model in BLOCKS]
+    ours = [config for config in configs if config.model in BLOCKS and config.precision == FULL]
     yield [found for config in ours for found in contexts(config, repeats, say)]
 
 

@@ -111,13 +111,20 @@ def train(
     depth: Annotated[int, typer.Option(min=1, help="Blocks.")] = 6,
     batch: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 4,
     context: Annotated[int, typer.Option(min=1, help="Tokens of a window.")] = 512,
+    precision: Annotated[
+        str, typer.Option(metavar="A,B", help="Of 32-true, bf16-mixed, which some processors take long over.")
+    ] = "32-true,bf16-mixed",
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of each contender; slow ones get fewer.")] = 21,
     threads: Threads = CORES,
     out: Out = Path("results"),
 ) -> None:
     """A training step of a language model: over its matrix products, in bf16, against the context."""
     try:
-        configs = [train_bench.plan(name, width, depth, batch, context) for name in model.split(",")]
+        configs = [
+            train_bench.plan(name, width, depth, batch, context, kind)
+            for name in model.split(",")
+            for kind in precision.split(",")
+        ]
     except ValueError as e:
         raise typer.BadParameter(str(e)) from e
     groups = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from recurra.train import checkpoint
 from recurra.train.config import TrainConfig, kind_of, read
 from recurra.train.loop import launch
 from recurra.train.metrics import unit
+from recurra.train.precision import advice
 from recurra.train.run import prepare
 from recurra.train.run import train as run_to_end
 
@@ -33,11 +35,13 @@ def train(options: dict[str, Any], out: Path, resume: str = "no", file: Path | N
     except ValueError as e:
         raise typer.BadParameter(str(e)) from e
     fabric = launch(run.config)
+    if fabric.is_global_zero and (said := advice(run.config.precision, fabric.device)):
+        print(f"recurra: {said}", file=sys.stderr)
     position, data = run_to_end(run, fabric)
     if fabric.is_global_zero:
         best = position.best_score
-        said = "" if best is None else f", best {best:.3f} {unit(data.metric)} held out"
-        print(f"{out}: {position.step} steps{said}")
+        end = "" if best is None else f", best {best:.3f} {unit(data.metric)} held out"
+        print(f"{out}: {position.step} steps{end}")
 
 
 def _parameter(option: "dataclasses.Field[Any]") -> inspect.Parameter:
