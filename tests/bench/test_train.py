@@ -136,6 +136,6 @@ def test_a_plan_names_the_option_that_is_wrong(wrong):
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="peak memory is measured on Linux alone")
 def test_peak_memory_holds_weights_moments_and_gradients():
-    config = replace(train.plan("mingru", width=1024, depth=1, batch=1, context=2), mlp=0.0, expansion=0.125)
+    config = replace(train.plan("mingru", width=1024, depth=1, batch=1, context=128), mlp=0.0, expansion=0.5)
     weights = sum(4 * p.numel() for p in build(config).parameters()) / 2**20
     assert 4 * weights < train.peak(config, 1) < 8 * weights + 16
