@@ -170,13 +170,7 @@ def plan(model: str, width: int, depth: int, batch: int, context: int, precision
         if given not in known:
             raise ValueError(f"{name} must be of {', '.join(known)}, got {given!r}")
     return TrainConfig(
-        model=model,
-        width=width,
-        depth=depth,
-        batch=batch,
-        context=context,
-        precision=precision,
-        device="cpu",
+        model=model, width=width, depth=depth, batch=batch, context=context, precision=precision, device="cpu"
     )
 
 

@@ -1,6 +1,6 @@
 """Whether half precision saves time: not every processor that can multiply in it does so faster."""
 
-import time
+import timeit
 
 import torch
 
@@ -35,10 +35,4 @@ def advice(precision: str, device: torch.device) -> str | None:
 def seconds(dtype: torch.dtype) -> float:
     """Of a matrix product, the shortest of a few."""
     x = torch.ones(SIZE, SIZE, dtype=dtype)
-    project(x, x)  # the first one chooses its kernel
-    taken = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        project(x, x)
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+    return min(timeit.repeat(lambda: project(x, x), number=1, repeat=REPEATS))
