@@ -1,4 +1,4 @@
-"""The matrix memory and the memory-mixing cells for `gpu.py --correctness`: inputs, kernels, truth."""
+"""The matrix memory and the memory-mixing cells for `gpu.py`: inputs, kernels, truth."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,17 @@ from recurra.ops.outer_forms import Inputs, outer_loop
 from recurra.state import OuterState
 
 Draw = Callable[..., Tensor]
+Shape = tuple[int, int, int]
 Drawn = tuple[list[Tensor], tuple[Tensor, ...]]  # leaves, and the cotangents of what comes out
 OUTERS = ("outer gated", "outer of heads", "outer of keys", "outer bonus")
 NAMES = (*OUTERS, *CELLS)
 
 
-def drawn(name: str, shape: tuple[int, int, int], dtype: torch.dtype, normal: Draw) -> Drawn:
+def drawn(name: str, shape: Shape, dtype: torch.dtype, normal: Draw) -> Drawn:
     """Of batch, steps and width: keys of each of two heads, or channels of a cell's head."""
-    return (_outer_drawn if name in OUTERS else _cell_drawn)(name, shape, dtype, normal)
+    if name in OUTERS:
+        return outer_drawn(name, shape, dtype, normal, 2, shape[2] // 2 + 1)
+    return cell_drawn(name, shape, dtype, normal, 2 if name == "slstm" else 1)
 
 
 def public(
@@ -43,9 +46,10 @@ def truth(
     return cell_loop(*leaves, reset, lengths, name, reverse)
 
 
-def _outer_drawn(name: str, shape: tuple[int, int, int], dtype: torch.dtype, normal: Draw) -> Drawn:
-    (batch, steps, keys), heads, gated = shape, 2, name == "outer gated"
-    values, of_keys = keys // 2 + 1, name in ("outer of keys", "outer bonus")
+def outer_drawn(name: str, shape: Shape, dtype: torch.dtype, normal: Draw, heads: int, values: int) -> Drawn:
+    """Of batch, steps, and keys of a head."""
+    batch, steps, keys = shape
+    gated, of_keys = name == "outer gated", name in ("outer of keys", "outer bonus")
     q, k, v = (normal(batch, steps, heads, size) for size in (keys, keys, values))
     decay = -normal(batch, steps, heads, *((keys,) if of_keys else ())).abs()
     if gated:  # of one sign: a divisor that cancels is all rounding
@@ -73,9 +77,9 @@ def _flat(y: Tensor, state: OuterState) -> tuple[Tensor, ...]:
     return y, *(x for x in state if x.numel())
 
 
-def _cell_drawn(name: str, shape: tuple[int, int, int], dtype: torch.dtype, normal: Draw) -> Drawn:
+def cell_drawn(name: str, shape: Shape, dtype: torch.dtype, normal: Draw, heads: int) -> Drawn:
+    """Of batch, steps, and channels of a head."""
     (batch, steps, channels), parts = shape, CELLS[name].parts
-    heads = 2 if name == "slstm" else 1
     width, square = heads * channels, (parts * channels, channels)
     weight = normal(*((heads,) if name == "slstm" else ()), *square) / channels**0.5
     start = normal(len(CELLS[name].state._fields), batch, width)
@@ -86,6 +90,6 @@ def _cell_drawn(name: str, shape: tuple[int, int, int], dtype: torch.dtype, norm
     return leaves, (normal(batch, steps, width), normal(*start.shape))
 
 
-def shapes(toy: bool) -> list[tuple[int, int, int]]:
+def shapes(toy: bool) -> list[Shape]:
     """Batch, steps, width: some that fill no tile, and one that fills them."""
     return [(2, 20, 5)] if toy else [(3, 300, 40), (17, 64, 64)]
