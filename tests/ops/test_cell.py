@@ -2,6 +2,7 @@
 changes a bit. The step of sLSTM has its oracle beside its block's."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.library import opcheck
 
 from cells import CALLS, NAMES, Form, draw, loop, meets, public, results
 from ops.recurrences import LAYOUTS, MASKS, NATIVE, REAL, Case, pairings
-from recurra.ops import native
+from recurra.ops import kernels, native
 from recurra.ops.cell import BACKWARD, OP, cell_native
 from recurra.ops.cell_forms import CELLS
 from tools import close
@@ -226,6 +227,21 @@ def test_half_precision_takes_the_plain_form(cell: str) -> None:
     if native.level() in native.LEVELS:
         with pytest.raises(RuntimeError, match="native kernels take CPU tensors"):
             cell_native(*drawn.inputs, None, None, cell, False)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("major", [9, 10, 12])
+def test_a_backward_pass_that_no_compiler_takes_is_not_tried(
+    cell: str, dtype: torch.dtype, major: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "takes", lambda gates: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    gates, weight = torch.empty(2, 3, 32, dtype=dtype), torch.empty(32, 8)
+    hard = cell == "slstm" and dtype == torch.float32 and major >= 10
+    assert kernels.takes_cell(cell, gates, weight, backward=True) != hard
+    assert kernels.takes_cell(cell, gates, weight, backward=False)
+    assert not kernels.takes_cell(cell, gates, torch.empty(65, 65), backward=False)
 
 
 @every

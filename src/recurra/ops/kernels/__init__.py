@@ -35,9 +35,14 @@ def takes(*tensors: Tensor) -> bool:
     return dtype in DTYPES and available()
 
 
-def takes_cell(gates: Tensor, weight: Tensor) -> bool:
-    """True if the kernels can take these gates, and a head of W_hh [..., rows, channels] fits a processor."""
-    return takes(gates) and weight.shape[-1] <= 64
+def takes_cell(cell: str, gates: Tensor, weight: Tensor, backward: bool) -> bool:
+    """True if the kernels can take these gates, and a head of W_hh [..., rows, channels] fits a processor;
+    backward: whether a gradient may be asked for."""
+    if not takes(gates) or weight.shape[-1] > 64:
+        return False
+    # Over this one pass the compiler of Triton 3.8 aborts the process, for Blackwell and what follows it.
+    hard = backward and cell == "slstm" and gates.dtype == torch.float32
+    return not hard or torch.cuda.get_device_properties(gates.device).major < 10
 
 
 # The file of every kernel.
