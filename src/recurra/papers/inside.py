@@ -23,7 +23,6 @@ MIXTURE: dict[str, Any] = {
     "warmup": 50,
     "every": 8,
     "windows": 256,
-    "precision": "bf16-mixed",
 }
 
 lenses = Experiment(
@@ -96,7 +95,6 @@ STATEMENTS: dict[str, Any] = {
     "warmup": 100,
     "every": 100,
     "windows": 1024,
-    "precision": "bf16-mixed",
 }
 # First what is true, in both names; then Bob lies. Both end where nearly all answers are right.
 TASKS: dict[str, dict[str, Any]] = {
