@@ -234,11 +234,17 @@ def run_cell(
     first = torch.stack(begin(cell, state, gates[..., : gates.shape[-1] // parts]))
     weight = wide(matrix[0]).to(dtype)
     bias = weight.new_zeros(gates.shape[-1]) if matrix[1] is None else matrix[1].to(dtype)
-    backward = torch.is_grad_enabled() and any(x.requires_grad for x in (gates, weight, bias, first))
-    fused = native.takes(gates) or kernels.takes_cell(cell, gates, weight, backward)
+    fused = native.takes(gates) or kernels.takes_cell(
+        cell, gates, weight, backward=_differentiated(gates, weight, bias, first)
+    )
     form = OP if fused and not transforms_active() else cell_loop
     y, last = form(gates, weight, bias, first, reset, lengths, cell, reverse)
     return y, CELLS[cell].state(*last.unbind(0))
+
+
+def _differentiated(*inputs: Tensor) -> bool:
+    """Whether a gradient may be asked for."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def gru(

@@ -47,6 +47,7 @@ lenses = Experiment(
         "full": Scale(
             {
                 **MIXTURE,
+                "precision": "bf16-mixed",
                 "until": 1.75,
                 "context": 1024,
                 "depth": 12,
@@ -123,7 +124,14 @@ quirky = Experiment(
             {"Transformer": (11, 7), "minGRU": (8, 6), "Mamba": (13, 9)},
         ),
         "full": Scale(
-            {**STATEMENTS, "depth": 8, "batch": 512, "steps": 40_000, "every": 500},
+            {
+                **STATEMENTS,
+                "depth": 8,
+                "batch": 512,
+                "steps": 40_000,
+                "every": 500,
+                "precision": "bf16-mixed",
+            },
             3,
             {"Transformer": (220, 300), "minGRU": (150, 210), "Mamba": (260, 360)},
             {"Transformer": {"width": 256}},

@@ -141,6 +141,7 @@ multi30k = Experiment(
         "full": Scale(
             {
                 **MULTI30K,
+                "precision": "bf16-mixed",
                 "depth": 3,
                 "dropout": 0.3,
                 "warmup": 2000,
