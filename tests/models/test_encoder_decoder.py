@@ -146,6 +146,18 @@ def test_a_saved_model_is_the_same(kind: str, tied: bool, tmp_path: Path) -> Non
         SequenceModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("make", [encoder_decoder, classic])
+def test_a_tied_table_is_read_at_size_one_and_an_older_file_as_it_was_written(make: Any) -> None:
+    model = make(vocabulary=500, width=64, depth=1, tied=True)
+    tokens, config = torch.arange(500), model.config
+    close(model.represented(tokens[None]).square().mean(), torch.tensor(1.0), 0.05)
+    del config["scale"]
+    older = type(model).from_config(config)
+    older.load_state_dict(model.state_dict())
+    assert torch.equal(older.embed(tokens), model.embed.weight)
+    assert older.config == config
+
+
 @pytest.mark.parametrize("name", ["config", "encoded", "from_config", "hidden", "looks", "step"])
 def test_a_kind_of_model_without_one_of_its_methods_can_not_be_made(name: str) -> None:
     others = dict.fromkeys(SequenceToSequence.__abstractmethods__ - {name})

@@ -1,15 +1,16 @@
 """The classic encoder-decoder: torch.nn.LSTM on both sides, with attention between them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from recurra.blocks.common import later
 from recurra.blocks.stack import State
-from recurra.blocks.table import parse
+from recurra.blocks.table import parse, told
 from recurra.models.head import LanguageHead
 from recurra.models.pairs import DecoderState, Pair, SequenceToSequence
 from recurra.parts.embedding import Embedding
@@ -32,6 +33,7 @@ class _Config:
     depth: int
     dropout: float
     tied: bool
+    scale: float = later(1.0)
 
     def __post_init__(self) -> None:
         if self.model != CLASSIC:
@@ -49,8 +51,9 @@ class ClassicEncoderDecoder(SequenceToSequence):
 
     arXiv 1508.04025, equations 5 to 7 with the general score of section 3.1: m is what an LSTM made of the
     source, h of the target so far. Departs from the paper in the encoder, which reads in both directions
-    (arXiv 1409.0473), each with half of the width; and in its input feeding (section 3.3), which is left
-    out, so that the decoder reads a target in one call. Dropout on embeddings, between layers, before W_s.
+    (arXiv 1409.0473), each with half of the width; in its input feeding (section 3.3), which is left out, so
+    that the decoder reads a target in one call; and in embeddings, which are read times sqrt(width) (arXiv
+    1706.03762, section 3.4). Dropout on embeddings, between layers, before W_s.
     """
 
     def __init__(self, config: _Config) -> None:
@@ -59,8 +62,8 @@ class ClassicEncoderDecoder(SequenceToSequence):
         between = config.dropout if config.depth > 1 else 0.0
         given: dict[str, Any] = {"num_layers": config.depth, "batch_first": True, "dropout": between}
         # As small as what a tied head reads has to be.
-        self.embed = Embedding(size, width, width**-0.5)
-        self.source = None if config.tied else Embedding(size, width, width**-0.5)
+        self.embed = Embedding(size, width, width**-0.5, config.scale)
+        self.source = None if config.tied else Embedding(size, width, width**-0.5, config.scale)
         self.encoder = nn.LSTM(width, width // 2, bidirectional=True, **given)
         self.decoder = nn.LSTM(width, width, **given)
         self.align, self.mix = Linear(width, width, bias=False), Linear(2 * width, width, bias=False)
@@ -70,7 +73,7 @@ class ClassicEncoderDecoder(SequenceToSequence):
     @property
     def config(self) -> dict[str, Any]:
         """All that `from_config` needs to build this model anew, as JSON."""
-        return asdict(self.shape)
+        return told(self.shape)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ClassicEncoderDecoder":
@@ -138,4 +141,5 @@ def classic(
 
     Raises ValueError that names the argument.
     """
-    return ClassicEncoderDecoder(_Config(CLASSIC, vocabulary, width, depth, dropout, tied))
+    scale = width**0.5 if width > 0 else 1.0
+    return ClassicEncoderDecoder(_Config(CLASSIC, vocabulary, width, depth, dropout, tied, scale))

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from recurra.blocks.common import later
 from recurra.blocks.cross_attention import CrossAttention
 from recurra.blocks.stack import make
 from recurra.blocks.table import BLOCKS, configurable, describe, parse, told
@@ -25,7 +26,8 @@ class EncoderDecoder(SequenceToSequence):
     Behind each of the decoder's blocks stands a `CrossAttention`, where there is a norm for it. Where both
     sides have the same blocks those of the decoder begin with the last states of the encoder's (arXiv
     1409.3215); without cross-attention that is all they know of the source. tied: source, target and head
-    share one table. Raises ValueError that names the argument.
+    share one table, which is read times sqrt(width) (arXiv 1706.03762, section 3.4). Raises ValueError that
+    names the argument.
     """
 
     # A ModuleList: torch's type forgets of what.
@@ -40,7 +42,7 @@ class EncoderDecoder(SequenceToSequence):
         if not (cross or self.passing):
             raise ValueError("cross: without it a decoder of other blocks knows nothing of the source")
         self.encoder, self.embed, self.head = encoder, embed, head
-        self.source = None if head.tied else Embedding(*embed.weight.shape)
+        self.source = None if head.tied else Embedding(*embed.weight.shape, scale=embed.scale)
         self.blocks = nn.ModuleList(blocks)
         made = [CrossAttention(head.width, head.norm_name, block.config.dropout) for block in self.blocks]
         self.crosses = nn.ModuleList(made if cross else [])
@@ -63,10 +65,10 @@ class EncoderDecoder(SequenceToSequence):
     @property
     def config(self) -> dict[str, Any]:
         """All that `from_config` needs to build this model anew, as JSON."""
-        head, sides = self.head, (self.encoder.blocks, self.blocks)
+        head, scale, sides = self.head, self.embed.scale, (self.encoder.blocks, self.blocks)
         encoder, blocks = ([describe(block) for block in side] for side in sides)
         cross = bool(self.crosses)
-        return told(_Config(head.size, head.width, head.norm_name, head.tied, cross, encoder, blocks))
+        return told(_Config(head.size, head.width, head.norm_name, head.tied, cross, encoder, blocks, scale))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "EncoderDecoder":
@@ -133,6 +135,7 @@ class _Config:
     cross: bool
     encoder: list[Any]
     blocks: list[Any]
+    scale: float = later(1.0)
 
 
 def _assemble(known: _Config, encoder: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> EncoderDecoder:
@@ -143,7 +146,7 @@ def _assemble(known: _Config, encoder: Sequence[nn.Module], blocks: Sequence[nn.
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     # What a tied head reads has to be small: it multiplies `width` numbers of size one.
-    embed = Embedding(vocabulary, width, width**-0.5 if known.tied else 1.0)
+    embed = Embedding(vocabulary, width, width**-0.5 if known.tied else 1.0, known.scale)
     head = LanguageHead(width, vocabulary, norm, embed if known.tied else None)
     return EncoderDecoder(Encoder(encoder, width, norm), blocks, head, embed, known.cross)
 
@@ -171,4 +174,6 @@ def encoder_decoder(
         given["bidirectional"] = True
     reads, writes = make(names, width, depth, given), make(decoder, width, depth, options)
     norm = cast(Any, writes[-1]).config.norm
-    return _assemble(_Config(vocabulary, width, norm, tied, cross, [], []), reads, writes)
+    # What blocks read has to be of size one: what they add to their input would drown it.
+    scale = width**0.5 if tied and width > 0 else 1.0
+    return _assemble(_Config(vocabulary, width, norm, tied, cross, [], [], scale), reads, writes)

@@ -58,7 +58,7 @@ class RecordedStepper:
         self._rooms = [s for s in self._blocks if isinstance(s, KVRoom)]
         self._others = _tensors([s for s in self._blocks if not isinstance(s, KVRoom)])
         self._left = min((room.room_keys.shape[2] for room in self._rooms), default=inf)
-        self._embedding = model.embed.weight.detach()
+        self._embedding, self._scale = model.embed.weight.detach(), model.embed.scale
         self._x: Tensor = model.embed(torch.zeros(rows, dtype=torch.int64, device=self._embedding.device))
         self._logits: Tensor
         with Tape(_tensors(self._blocks)) as self._tape:
@@ -101,6 +101,8 @@ class RecordedStepper:
         if token.shape != self._x.shape[:1]:
             raise ValueError(f"token must be {list(self._x.shape[:1])}, got {list(token.shape)}")
         torch.index_select(self._embedding, 0, token, out=self._x)
+        if self._scale != 1:
+            self._x.mul_(self._scale)
         self._tape.replay()
         self._left -= 1
         return self._logits
