@@ -42,7 +42,7 @@ class EncoderDecoder(SequenceToSequence):
         if not (cross or self.passing):
             raise ValueError("cross: without it a decoder of other blocks knows nothing of the source")
         self.encoder, self.embed, self.head = encoder, embed, head
-        self.source = None if head.tied else Embedding(*embed.weight.shape, 1.0, embed.scale)
+        self.source = None if head.tied else Embedding(head.size, head.width, 1.0, embed.scale)
         self.blocks = nn.ModuleList(blocks)
         made = [CrossAttention(head.width, head.norm_name, block.config.dropout) for block in self.blocks]
         self.crosses = nn.ModuleList(made if cross else [])
